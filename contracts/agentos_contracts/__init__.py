@@ -1,0 +1,1 @@
+"""What crosses the members. Importing this package alone loads neither pydantic nor PyNaCl."""

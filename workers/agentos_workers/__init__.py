@@ -1,0 +1,1 @@
+"""The workers, one folder each, and the kit that they share."""
