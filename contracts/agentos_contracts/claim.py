@@ -1,0 +1,66 @@
+"""The FunctionClaim resource: who owns the functions of one segment. The operator makes it, nobody else."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from agentos_contracts.patterns import MAX_PATTERN_LENGTH, MAX_SEGMENT_LENGTH
+from agentos_contracts.resource import API_VERSION, RULES, Model, ObjectName, rule
+
+MAX_HOLDERS = 256
+"""Most holders of one segment: at 1,000 the apiserver refuses the CEL rule as too costly."""
+
+OVERLAPPING_HOLDERS = "holders of different uids must not overlap: some function id would have two owners"
+
+# All ordered pairs are compared, so each half of the overlap test needs to be written once only.
+_NO_OVERLAP = (
+    "self.all(a, self.all(b, a.uid == b.uid || !(a.pattern == b.pattern || (a.pattern.endsWith('*') && "
+    "b.pattern.startsWith(a.pattern.substring(0, a.pattern.size() - 1))))))"
+)
+
+
+class ClaimHolder(Model):
+    """One pattern and the Worker that holds it."""
+
+    pattern: Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_LENGTH)] = Field(
+        description="Function id, or a pattern that ends in *, such as wasm::*."
+    )
+    worker: ObjectName = Field(description="Name of the Worker that holds the pattern.")
+    uid: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        description="The Worker's metadata.uid, so that a Worker made anew under the same name is another one."
+    )
+    since: Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})] = Field(
+        description="When the pattern was recorded for the Worker, in RFC 3339."
+    )
+
+
+class FunctionClaimSpec(Model):
+    """Who owns which functions of one function namespace."""
+
+    segment: Annotated[str, Field(min_length=1, max_length=MAX_SEGMENT_LENGTH)] = Field(
+        description="The function namespace: the part before the first '::' of the ids, such as wasm. The object's "
+        "name is this text, encoded where it is no object name."
+    )
+    holders: Annotated[
+        list[ClaimHolder],
+        Field(
+            max_length=MAX_HOLDERS,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["pattern"],
+                RULES: [rule(_NO_OVERLAP, OVERLAPPING_HOLDERS)],
+            },
+        ),
+    ] = Field(
+        description="Patterns and the Workers that hold them. The apiserver refuses patterns of different Workers "
+        "that overlap."
+    )
+
+
+class FunctionClaim(Model):
+    """The owners of the functions of one function namespace; made and kept by the operator, not by hand."""
+
+    api_version: Literal["agentos.dev/v1alpha1"] = Field(API_VERSION, description="Version of the API.")
+    kind: Literal["FunctionClaim"] = Field("FunctionClaim", description="Kind of the resource.")
+    metadata: dict[str, Any] = Field(description="Standard metadata of the object.")
+    spec: FunctionClaimSpec = Field(description="Who owns which functions of one function namespace.")

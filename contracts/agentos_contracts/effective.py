@@ -1,0 +1,107 @@
+"""What a worker really runs with: its spec, and the manifest's values where the spec leaves something out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from agentos_contracts.manifest import DROPPED_ENV, Manifest
+from agentos_contracts.semver import VersionError, parse_version
+from agentos_contracts.worker import WorkerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """The values in effect, in the form of a pod's container.
+
+    ``name``: the worker's name on the engine. ``image``: None when nobody names one. ``command`` and ``args``: None
+    for the image's own. ``env``: entries of ``env``; ``resources``: the container's ``resources`` (may be empty).
+    ``dependencies``: name to range.
+    """
+
+    name: str
+    image: str | None
+    command: list[str] | None
+    args: list[str] | None
+    env: list[dict[str, Any]]
+    resources: dict[str, Any]
+    version: str | None
+    dependencies: dict[str, str]
+
+
+def effective(spec: WorkerSpec, manifest: Manifest) -> Effective:
+    """Return what a worker runs with, from its spec and its manifest (inline or from the ConfigMap)."""
+    image = effective_image(spec, manifest)
+    command, args = effective_command(spec, manifest)
+    dependencies = spec.dependencies if spec.dependencies is not None else manifest.dependencies
+    return Effective(
+        name=manifest.name,
+        image=image,
+        command=command,
+        args=args,
+        env=effective_env(spec, manifest),
+        resources=effective_resources(spec, manifest),
+        version=spec.version or manifest.version or image_version(image),
+        dependencies=dict(dependencies or {}),
+    )
+
+
+def effective_image(spec: WorkerSpec, manifest: Manifest) -> str | None:
+    """Return the image: the spec's, else the manifest's base image, else None."""
+    return spec.image or (manifest.runtime.base_image if manifest.runtime else None)
+
+
+def effective_command(spec: WorkerSpec, manifest: Manifest) -> tuple[list[str] | None, list[str] | None]:
+    """Return command and arguments of the container.
+
+    The spec's command goes first; arguments alone go to the image's entrypoint, as in a pod. With neither, the
+    manifest's start script runs in a shell.
+    """
+    if spec.command or spec.args:
+        return spec.command or None, spec.args or None
+    start = manifest.scripts.start if manifest.scripts else None
+    if start:
+        return ["/bin/sh", "-c", _literal(start)], None
+    return None, None
+
+
+def effective_env(spec: WorkerSpec, manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the environment: the manifest's in its order, then the spec's, which goes before it.
+
+    Without what the operator sets itself.
+    """
+    merged: dict[str, dict[str, Any]] = {
+        name: {"name": name, "value": _literal(value)}
+        for name, value in (manifest.env or {}).items()
+        if name not in DROPPED_ENV
+    }
+    for variable in spec.env or []:
+        merged.pop(variable.name, None)
+        merged[variable.name] = variable.model_dump(by_alias=True, exclude_none=True)
+    return list(merged.values())
+
+
+def effective_resources(spec: WorkerSpec, manifest: Manifest) -> dict[str, Any]:
+    """Return the container's resources: the spec's, else the manifest's cores and MiB as limits, else none."""
+    if spec.resources is not None:
+        return spec.resources.model_dump(by_alias=True, exclude_none=True)
+    limits: dict[str, str] = {}
+    if manifest.resources and manifest.resources.cpus is not None:
+        limits["cpu"] = str(manifest.resources.cpus)
+    if manifest.resources and manifest.resources.memory is not None:
+        limits["memory"] = f"{manifest.resources.memory}Mi"
+    return {"limits": limits} if limits else {}
+
+
+def image_version(image: str | None) -> str | None:
+    """Return the tag of an image when it is a semantic version (a leading ``v`` is left out), else None."""
+    if image is None:
+        return None
+    _, separator, tag = image.partition("@")[0].rpartition("/")[2].partition(":")
+    try:
+        return str(parse_version(tag.removeprefix("v"))) if separator else None
+    except VersionError:
+        return None
+
+
+def _literal(text: str) -> str:
+    """Double each ``$``: in a pod ``$(NAME)`` and ``$$`` are replaced before a shell sees them."""
+    return text.replace("$", "$$")

@@ -1,0 +1,56 @@
+"""What validation says: findings with a path, a reason and a message for people."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """An error is refused at apply; a warning is shown and admitted."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing to say about a resource or a manifest.
+
+    ``path`` names the field, such as ``spec.owns[0]``; empty for the document as a whole. ``reason`` is CamelCase, for
+    machines. ``line`` counts from 1 in the text that was read, where that is known.
+    """
+
+    severity: Severity
+    path: str
+    reason: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """Return a text from outside as it may stand in a message: cut to ``limit``, one line, visible ASCII only."""
+    cut = text if len(text) <= limit else f"{text[:limit]}..."
+    return cut if cut.isascii() and cut.isprintable() else ascii(cut)[1:-1]
+
+
+def error(path: str, reason: str, message: str, line: int | None = None) -> Finding:
+    """Make a finding that is refused."""
+    return Finding(Severity.ERROR, path, reason, message, line)
+
+
+def warning(path: str, reason: str, message: str, line: int | None = None) -> Finding:
+    """Make a finding that is shown and admitted."""
+    return Finding(Severity.WARNING, path, reason, message, line)
+
+
+def errors(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the errors among the findings, in their order."""
+    return [finding for finding in findings if finding.severity is Severity.ERROR]
+
+
+def warnings(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the warnings among the findings, in their order."""
+    return [finding for finding in findings if finding.severity is Severity.WARNING]

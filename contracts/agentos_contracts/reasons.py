@@ -1,0 +1,194 @@
+"""The one table of conditions and reasons that status, docs and tests share.
+
+Every condition of a resource has its reasons here; code refers to a reason by its attribute, so a reason that is not
+in the table cannot be written. ``docs/conditions.md`` is generated from it (``make docs``).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class WorkerCondition(StrEnum):
+    """Conditions of a Worker, in the order in which they have to become true; ``Ready`` sums them up."""
+
+    MANIFEST_VALID = "ManifestValid"
+    ENGINE_LINKED = "EngineLinked"
+    FUNCTIONS_CLAIMED = "FunctionsClaimed"
+    DEPENDENCIES_READY = "DependenciesReady"
+    AVAILABLE = "Available"
+    REGISTERED = "Registered"
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+class RealmCondition(StrEnum):
+    """Conditions of a Realm, in the order in which they have to become true; ``Ready`` sums them up."""
+
+    NAMESPACE_READY = "NamespaceReady"
+    ENGINE_AVAILABLE = "EngineAvailable"
+    ENGINE_LINKED = "EngineLinked"
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason: its CamelCase name, what it means, what to do, and whether only a change by a person ends it."""
+
+    name: str
+    meaning: str
+    remedy: str = ""
+    stalled: bool = False
+
+
+# Worker: ManifestValid
+VALID = Reason("Valid", "The worker's iii.worker.yaml has no error.")
+MANIFEST_INVALID = Reason(
+    "ManifestInvalid",
+    "The manifest or the spec has errors; the message lists them with their paths.",
+    "Mend the fields that the message names.",
+    stalled=True,
+)
+MANIFEST_NOT_FOUND = Reason(
+    "ManifestNotFound",
+    "The ConfigMap or the key that spec.manifestFrom names is not there.",
+    "Create the ConfigMap, or mend the reference; the Worker goes on by itself.",
+)
+# Worker: EngineLinked
+LINKED = Reason("Linked", "The operator is connected to the realm's engine.")
+NO_REALM = Reason(
+    "NoRealm",
+    "No Realm has this namespace, so there is no engine to link to.",
+    "Create a Realm with spec.namespace set to this namespace, or move the Worker.",
+    stalled=True,
+)
+ENGINE_NOT_READY = Reason("EngineNotReady", "The realm's engine is starting.", "Wait; see the Realm's conditions.")
+ENGINE_UNREACHABLE = Reason(
+    "EngineUnreachable",
+    "The operator has had no connection to the realm's engine for longer than the grace of 15 s.",
+    "See the Realm's conditions and the engine's logs.",
+)
+# Worker: FunctionsClaimed
+CLAIMED = Reason("Claimed", "Every pattern of spec.owns is recorded for this Worker in a FunctionClaim.")
+NOTHING_DECLARED = Reason("NothingDeclared", "spec.owns is empty: the Worker claims no function.")
+CLASH = Reason(
+    "Clash",
+    "Another Worker holds functions that this one claims. No pod runs; it takes over when the holder goes.",
+    "Delete the holder, or claim other functions.",
+)
+CLAIM_PENDING = Reason("ClaimPending", "The claim is being recorded.")
+# Worker: DependenciesReady
+SATISFIED = Reason("Satisfied", "Everything that the worker depends on is ready, or it depends on nothing.")
+DEPENDENCY_MISSING = Reason(
+    "DependencyMissing",
+    "No Worker of the realm, and no part of the engine, has the name that is depended on.",
+    "Apply a Worker with that manifest name, or mend the dependency.",
+)
+DEPENDENCY_VERSION = Reason(
+    "DependencyVersion",
+    "The Worker depended on is there in a version outside the wanted range.",
+    "Change the range or the other Worker's version.",
+)
+DEPENDENCY_NOT_READY = Reason(
+    "DependencyNotReady", "The Worker depended on is not Ready yet.", "Wait, or look at that Worker."
+)
+# Worker: Available
+AVAILABLE = Reason("Available", "All wanted replicas are available.")
+NOT_STARTED = Reason("NotStarted", "No pod is wanted yet: an earlier condition is false.")
+PODS_STARTING = Reason("PodsStarting", "Pods are being made, scheduled, or started.")
+NO_IMAGE = Reason(
+    "NoImage",
+    "Neither spec.image nor the manifest's runtime.base_image names an image.",
+    "Set spec.image.",
+    stalled=True,
+)
+IMAGE_PULL_FAILED = Reason(
+    "ImagePullFailed",
+    "The kubelet cannot get the image.",
+    "Mend spec.image, or name a pull secret in spec.imagePullSecrets.",
+)
+CRASH_LOOPING = Reason(
+    "CrashLooping", "The container ends again and again.", "Look at its logs: the message has the command."
+)
+CONTAINER_CONFIG_INVALID = Reason(
+    "ContainerConfigInvalid",
+    "The kubelet refuses the container's configuration; the message has its words.",
+    "Mend env, envFrom, command or image.",
+)
+UNSCHEDULABLE = Reason("Unschedulable", "No node has room for the pod.", "Lower spec.resources or add nodes.")
+POD_REFUSED = Reason(
+    "PodRefused",
+    "The cluster refuses to make the pod (quota, Pod Security, admission); the message has its words.",
+    "Mend what the message names.",
+)
+SCALED_TO_ZERO = Reason("ScaledToZero", "spec.replicas is 0.", "Raise spec.replicas.")
+# Worker: Registered
+REGISTERED = Reason(
+    "Registered", "Every wanted pod is connected to the engine with the functions that the Worker owns."
+)
+NOT_REGISTERED = Reason(
+    "NotRegistered",
+    "No pod, or not every pod, has registered on the engine the functions that spec.owns names.",
+    "Look at the worker's logs: it must connect to $III_URL and register them.",
+)
+# Realm: NamespaceReady
+NAMESPACE_READY = Reason("NamespaceReady", "The namespace is there and belongs to this Realm.")
+NAMESPACE_TAKEN = Reason(
+    "NamespaceTaken",
+    "The namespace belongs to another Realm.",
+    "Give this Realm another namespace.",
+    stalled=True,
+)
+NAMESPACE_TERMINATING = Reason("NamespaceTerminating", "The namespace is being deleted.", "Wait until it is gone.")
+# Realm: EngineAvailable
+ENGINE_AVAILABLE = Reason("EngineAvailable", "The engine's pod is ready.")
+ENGINE_STARTING = Reason("EngineStarting", "The engine's pod is being made or started.")
+ENGINE_STORAGE_PENDING = Reason(
+    "EngineStoragePending",
+    "The engine's volume is not bound.",
+    "Look at its PersistentVolumeClaim: kubectl describe pvc.",
+)
+# Realm: spec
+REALM_INVALID = Reason(
+    "RealmInvalid",
+    "The Realm's spec has errors; the message lists them with their paths.",
+    "Mend the fields named.",
+    stalled=True,
+)
+# both
+READY = Reason("Ready", "It answers.")
+
+WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
+    WorkerCondition.MANIFEST_VALID: (VALID, MANIFEST_INVALID, MANIFEST_NOT_FOUND),
+    WorkerCondition.ENGINE_LINKED: (LINKED, NO_REALM, ENGINE_NOT_READY, ENGINE_UNREACHABLE),
+    WorkerCondition.FUNCTIONS_CLAIMED: (CLAIMED, NOTHING_DECLARED, CLASH, CLAIM_PENDING),
+    WorkerCondition.DEPENDENCIES_READY: (SATISFIED, DEPENDENCY_MISSING, DEPENDENCY_VERSION, DEPENDENCY_NOT_READY),
+    WorkerCondition.AVAILABLE: (
+        AVAILABLE,
+        NOT_STARTED,
+        PODS_STARTING,
+        NO_IMAGE,
+        IMAGE_PULL_FAILED,
+        CRASH_LOOPING,
+        CONTAINER_CONFIG_INVALID,
+        UNSCHEDULABLE,
+        POD_REFUSED,
+        SCALED_TO_ZERO,
+    ),
+    WorkerCondition.REGISTERED: (REGISTERED, NOT_REGISTERED, NOT_STARTED),
+}
+
+REALM_REASONS: dict[RealmCondition, tuple[Reason, ...]] = {
+    RealmCondition.NAMESPACE_READY: (NAMESPACE_READY, NAMESPACE_TAKEN, NAMESPACE_TERMINATING, REALM_INVALID),
+    RealmCondition.ENGINE_AVAILABLE: (
+        ENGINE_AVAILABLE,
+        ENGINE_STARTING,
+        ENGINE_STORAGE_PENDING,
+        IMAGE_PULL_FAILED,
+        CRASH_LOOPING,
+        NOT_STARTED,
+    ),
+    RealmCondition.ENGINE_LINKED: (LINKED, ENGINE_NOT_READY, ENGINE_UNREACHABLE),
+}

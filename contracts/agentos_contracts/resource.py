@@ -1,0 +1,146 @@
+"""What the resource models share: the API group, the base model, CEL rules, and the field types of Kubernetes."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+from agentos_contracts.findings import shown
+from agentos_contracts.model_findings import described
+
+GROUP = "agentos.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+RULES = "x-kubernetes-validations"
+
+
+class Model(BaseModel):
+    """A part of a resource: camelCase on the wire, nothing coerced, unknown fields refused, unchangeable."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True, frozen=True, allow_inf_nan=False
+    )
+
+
+def rule(
+    expression: str, message: str, *, message_expression: str | None = None, field_path: str | None = None
+) -> dict[str, str]:
+    """Return one CEL rule of a CRD; ``message`` is what is said when ``message_expression`` cannot be evaluated."""
+    made = {"rule": expression, "message": message}
+    if message_expression is not None:
+        made["messageExpression"] = message_expression
+    if field_path is not None:
+        made["fieldPath"] = field_path
+    return made
+
+
+def cel_text(text: str) -> str:
+    """Return a text as a CEL string literal."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _form(expression: str, words: str) -> Callable[[str], str]:
+    """Return a check that a text has the form of a regular expression; ``words`` tells people what is expected."""
+    compiled = re.compile(expression)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise ValueError(f"'{shown(value)}' is not {words}")
+        return value
+
+    return check
+
+
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_SUBDOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+_KEY = r"[-._a-zA-Z0-9]+"
+_ENV_NAME = r"[-._a-zA-Z][-._a-zA-Z0-9]*"
+_IMAGE = r"[a-zA-Z0-9][a-zA-Z0-9._:/@+-]*"
+_QUANTITY = r"[+]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]{1,3}))?"
+
+DnsLabel = Annotated[
+    str,
+    Field(min_length=1, max_length=63, json_schema_extra={"pattern": f"^{_LABEL}$"}),
+    AfterValidator(_form(_LABEL, "a DNS label: lower-case letters, digits and '-', such as team-a")),
+]
+ObjectName = Annotated[
+    str,
+    Field(min_length=1, max_length=253, json_schema_extra={"pattern": f"^{_SUBDOMAIN}$"}),
+    AfterValidator(_form(_SUBDOMAIN, "an object name: lower-case letters, digits, '-' and '.', such as my-config")),
+]
+DataKey = Annotated[
+    str,
+    Field(min_length=1, max_length=253, json_schema_extra={"pattern": f"^{_KEY}$"}),
+    AfterValidator(_form(_KEY, "a key of a ConfigMap or Secret: letters, digits, '-', '_' and '.'")),
+]
+EnvName = Annotated[
+    str,
+    Field(min_length=1, max_length=256, json_schema_extra={"pattern": f"^{_ENV_NAME}$"}),
+    AfterValidator(_form(_ENV_NAME, "a name of an environment variable, such as LOG_LEVEL")),
+]
+Image = Annotated[
+    str,
+    Field(min_length=1, max_length=512, json_schema_extra={"pattern": f"^{_IMAGE}$"}),
+    AfterValidator(_form(_IMAGE, "an image reference, such as ghcr.io/acme/my-worker:1.0.0")),
+]
+
+
+def _quantity(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and len(value) <= 64 and re.fullmatch(_QUANTITY, value):
+        return value
+    raise ValueError(f"{described(value)} is not a quantity, such as 500m, 2 or 256Mi")
+
+
+Quantity = Annotated[
+    int | str,
+    BeforeValidator(_quantity),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": True,
+            "pattern": f"^{_QUANTITY}$",
+            "maxLength": 64,
+        }
+    ),
+]
+QuantityMap = Annotated[dict[Annotated[str, Field(max_length=128)], Quantity], Field(max_length=32)]
+
+
+class Resources(Model):
+    """Compute resources of a container, as in a pod: limits and requests by name."""
+
+    limits: QuantityMap | None = Field(
+        None, description='Most that the container may use, such as {"cpu": "1", "memory": "256Mi"}.'
+    )
+    requests: QuantityMap | None = Field(
+        None, description="What the scheduler keeps free for the container; where left out, the limits."
+    )
+
+
+class Condition(Model):
+    """One condition of a resource, in the standard form of Kubernetes."""
+
+    type: str = Field(description="What the condition is about, such as Ready.", max_length=316)
+    status: str = Field(
+        description="True, False, or Unknown.", json_schema_extra={"enum": ["True", "False", "Unknown"]}
+    )
+    observed_generation: int | None = Field(
+        None, ge=0, description="The metadata.generation that the condition was computed from."
+    )
+    last_transition_time: str = Field(
+        description="When the status last changed, in RFC 3339.", json_schema_extra={"format": "date-time"}
+    )
+    reason: str = Field(description="A CamelCase word for machines that tells why.", max_length=1024)
+    message: str = Field(description="A sentence for people: what is so, and what to do about it.", max_length=32768)
+
+
+Conditions = Annotated[
+    list[Condition],
+    Field(max_length=32, json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+]

@@ -1,0 +1,199 @@
+"""Everything that can be said about a resource from the resource alone.
+
+The same findings serve the admission webhook, the reconciler and ``agentos validate``. Any value is taken, and nothing
+is ever raised: what comes back is a list.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from agentos_contracts.findings import Finding, error, shown, warning
+from agentos_contracts.manifest import dependency_findings, validate_manifest, version_findings
+from agentos_contracts.model_findings import at, described, model_findings, unknown_field
+from agentos_contracts.patterns import RESERVED_SEGMENTS, Pattern, PatternError, reserved_by
+from agentos_contracts.realm import RealmSpec
+from agentos_contracts.resource import API_VERSION, GROUP
+from agentos_contracts.worker import (
+    BELONGS_TO_ENGINE,
+    EXACTLY_ONE_MANIFEST,
+    EXACTLY_ONE_REF,
+    EXACTLY_ONE_SOURCE,
+    MAX_NAME_LENGTH,
+    NAME_TOO_LONG,
+    VALUE_OR_SOURCE,
+    Worker,
+    WorkerSpec,
+)
+
+WRITTEN_KINDS = ("Worker", "Realm")
+"""Kinds that people write; a FunctionClaim is the operator's."""
+
+_TOP_LEVEL = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
+
+
+def validate(resource: object) -> list[Finding]:
+    """Return all findings of a resource by its kind."""
+    kind = resource.get("kind") if isinstance(resource, dict) else None
+    if kind == "Worker":
+        return validate_worker(resource)
+    if kind == "Realm":
+        return validate_realm(resource)
+    if kind == "FunctionClaim":
+        message = "a FunctionClaim is made by the operator; write spec.owns of a Worker instead"
+        return [error("kind", "NotWritten", message)]
+    if kind is None:
+        return [error("kind", "Required", f"is required; {GROUP} has the kinds {' and '.join(WRITTEN_KINDS)}")]
+    message = f"must be {' or '.join(WRITTEN_KINDS)}, got {described(kind)}"
+    return [error("kind", "InvalidValue", message)]
+
+
+def validate_worker(resource: object) -> list[Finding]:
+    """Return all findings of a Worker: form, manifest, owned functions, versions, image."""
+    found, spec = _resource_findings(resource, "Worker")
+    if spec is None:
+        return found
+    # The manifest has its own rules, which also say more than the model does.
+    found += _model(WorkerSpec, {key: value for key, value in spec.items() if key != "manifest"})
+    manifest = spec.get("manifest")
+    if (manifest is None) == (spec.get("manifestFrom") is None):
+        found.append(error("spec", "ExactlyOne", EXACTLY_ONE_MANIFEST))
+    if manifest is not None:
+        found += validate_manifest(manifest, "spec.manifest")
+    found += _env_findings(spec.get("env"))
+    found += _env_from_findings(spec.get("envFrom"))
+    found += owns_findings(spec.get("owns"), "spec.owns")
+    found += version_findings(spec.get("version") or None, "spec.version")
+    name = manifest.get("name") if isinstance(manifest, dict) else None
+    found += dependency_findings(spec.get("dependencies"), "spec.dependencies", name)
+    if isinstance(manifest, dict):
+        found += image_findings(spec, manifest)
+    return found
+
+
+def validate_realm(resource: object) -> list[Finding]:
+    """Return all findings of a Realm."""
+    found, spec = _resource_findings(resource, "Realm")
+    return found if spec is None else found + _model(RealmSpec, spec)
+
+
+def owns_findings(owns: object, path: str) -> list[Finding]:
+    """Return what is wrong with a list of owned patterns; wrong types are the models' to report."""
+    if not isinstance(owns, list):
+        return []
+    found: list[Finding] = []
+    patterns: list[tuple[int, Pattern]] = []
+    for index, text in enumerate(owns[:256]):
+        if not isinstance(text, str) or not text:
+            continue
+        where = f"{path}[{index}]"
+        try:
+            pattern = Pattern.parse(text)
+        except PatternError as problem:
+            if len(text) <= 128:
+                found.append(error(where, "InvalidPattern", str(problem)))
+            continue
+        if reserved := reserved_by(pattern):
+            found.append(error(where, "Reserved", _reserved_words(pattern, reserved)))
+            continue
+        for earlier, other in patterns:
+            if pattern.clashes(other):
+                message = f"{pattern} overlaps {other} in {path}[{earlier}]; one of them is enough"
+                found.append(warning(where, "Overlap", message))
+                break
+        patterns.append((index, pattern))
+    return found
+
+
+def image_findings(spec: dict[str, Any], manifest: dict[str, Any]) -> list[Finding]:
+    """Return a finding when neither the spec nor the manifest names an image."""
+    runtime = manifest.get("runtime")
+    if spec.get("image") is not None or (isinstance(runtime, dict) and runtime.get("base_image") is not None):
+        return []
+    if manifest.get("deploy") == "binary":
+        message = "the manifest's deploy is binary, and a binary does not run in a pod by itself; set spec.image"
+    else:
+        message = "no image is named; set spec.image, or runtime.base_image in the manifest"
+    return [error("spec.image", "NoImage", message)]
+
+
+def _reserved_words(pattern: Pattern, reserved: str) -> str:
+    if reserved in RESERVED_SEGMENTS or pattern.text == reserved:
+        return f"{pattern} {BELONGS_TO_ENGINE}"
+    return (
+        f"{pattern} takes {reserved}, which belongs to the engine; "
+        f"claim single functions such as {pattern.segment}::my-function"
+    )
+
+
+def _resource_findings(resource: object, kind: str) -> tuple[list[Finding], dict[str, Any] | None]:
+    """Check the outer form; return findings, and the spec when it is a map."""
+    if not isinstance(resource, dict):
+        return [
+            error("", "WrongType", f"must be a map with apiVersion, kind, metadata and spec, got {described(resource)}")
+        ], None
+    found: list[Finding] = []
+    if resource.get("apiVersion") != API_VERSION:
+        found.append(
+            error("apiVersion", "InvalidValue", f"must be {API_VERSION}, got {described(resource.get('apiVersion'))}")
+        )
+    if resource.get("kind") != kind:
+        found.append(error("kind", "InvalidValue", f"must be {kind}, got {described(resource.get('kind'))}"))
+    found += [
+        error(shown(str(field)), "UnknownField", unknown_field(str(field), Worker))
+        for field in resource
+        if field not in _TOP_LEVEL
+    ]
+    metadata = resource.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if name is None and not (isinstance(metadata, dict) and metadata.get("generateName")):
+        found.append(error("metadata.name", "Required", "is required"))
+    elif isinstance(name, str) and len(name) > MAX_NAME_LENGTH:
+        found.append(error("metadata.name", "TooLong", NAME_TOO_LONG))
+    elif name is not None and not isinstance(name, str):
+        found.append(error("metadata.name", "WrongType", f"must be a text, got {described(name)}"))
+    spec = resource.get("spec")
+    if spec is None:
+        return [*found, error("spec", "Required", "is required")], None
+    if not isinstance(spec, dict):
+        return [*found, error("spec", "WrongType", f"must be a map, got {described(spec)}")], None
+    return found, spec
+
+
+def _model(model: type[BaseModel], spec: dict[str, Any]) -> list[Finding]:
+    try:
+        model.model_validate(spec, by_name=False)
+    except ValidationError as problem:
+        return model_findings(problem, model, "spec")
+    return []
+
+
+def _env_findings(env: object) -> list[Finding]:
+    found: list[Finding] = []
+    seen: set[str] = set()
+    for index, variable in enumerate(env if isinstance(env, list) else []):
+        if not isinstance(variable, dict):
+            continue
+        where = f"spec.env[{index}]"
+        name, source = variable.get("name"), variable.get("valueFrom")
+        if isinstance(name, str):
+            if name in seen:
+                found.append(error(at(where, "name"), "Duplicate", f"{name} is given twice in spec.env; remove one"))
+            seen.add(name)
+        if source is not None and variable.get("value") is not None:
+            found.append(error(where, "ExactlyOne", VALUE_OR_SOURCE))
+        if isinstance(source, dict) and _given(source, "configMapKeyRef", "secretKeyRef", "fieldRef") != 1:
+            found.append(error(at(where, "valueFrom"), "ExactlyOne", EXACTLY_ONE_SOURCE))
+    return found
+
+
+def _env_from_findings(env_from: object) -> list[Finding]:
+    return [
+        error(f"spec.envFrom[{index}]", "ExactlyOne", EXACTLY_ONE_REF)
+        for index, source in enumerate(env_from if isinstance(env_from, list) else [])
+        if isinstance(source, dict) and _given(source, "configMapRef", "secretRef") != 1
+    ]
+
+
+def _given(source: dict[str, Any], *fields: str) -> int:
+    return sum(source.get(field) is not None for field in fields)

@@ -1,0 +1,321 @@
+"""The Worker resource: a process that connects to the realm's engine and registers functions."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from agentos_contracts.manifest import MANIFEST_FILE, OWNED_ENV, EnvValue, Manifest, Name, RangeText
+from agentos_contracts.patterns import MAX_PATTERN_LENGTH, PATTERN_REGEX, RESERVED_SEGMENTS
+from agentos_contracts.resource import (
+    API_VERSION,
+    RULES,
+    Conditions,
+    DataKey,
+    EnvName,
+    Image,
+    Model,
+    ObjectName,
+    Resources,
+    cel_text,
+    rule,
+)
+
+MAX_OWNED_PATTERNS = 32
+
+EXACTLY_ONE_MANIFEST = "set exactly one of manifest and manifestFrom"
+EXACTLY_ONE_SOURCE = "set exactly one of configMapKeyRef, secretKeyRef and fieldRef"
+EXACTLY_ONE_REF = "set exactly one of configMapRef and secretRef"
+VALUE_OR_SOURCE = "set value or valueFrom, not both"
+BELONGS_TO_ENGINE = "belongs to the engine; remove it, or claim a function namespace of your own such as my-worker::*"
+ENV_OWNED = "is set by the operator on every worker; remove it"
+BAD_PATTERN = (
+    "is not a function id or pattern; write an id such as my-worker::run, "
+    "or end in * after the first '::', such as my-worker::*"
+)
+BARE_STAR = ": a * may stand only after the first '::'; name the function namespace, such as "
+
+_RESERVED_ALTERNATIVES = "|".join(sorted(RESERVED_SEGMENTS))
+_OWNS_RULES = [
+    rule(
+        f"self.matches({cel_text(PATTERN_REGEX)})",
+        f"the text {BAD_PATTERN}",
+        message_expression=(
+            "self.matches('^[^:]*[*][^:]*$') ? self + "
+            + cel_text(BARE_STAR)
+            + " + (self.replace('*', '') == '' ? 'my-worker' : self.replace('*', '')) + '::*' : self + "
+            + cel_text(f" {BAD_PATTERN}")
+        ),
+    ),
+    rule(
+        f"!self.matches('^({_RESERVED_ALTERNATIVES})(::|$)')",
+        f"the pattern {BELONGS_TO_ENGINE}",
+        message_expression=f"(self.contains('::') ? self : self + '::*') + {cel_text(f' {BELONGS_TO_ENGINE}')}",
+    ),
+]
+_OWNED_ENV_LIST = ", ".join(cel_text(name) for name in sorted(OWNED_ENV))
+
+OwnedPattern = Annotated[
+    str, Field(min_length=1, max_length=MAX_PATTERN_LENGTH, json_schema_extra={RULES: _OWNS_RULES})
+]
+
+
+def _not_owned(name: str) -> str:
+    if name in OWNED_ENV:
+        raise ValueError(f"{name} {ENV_OWNED}")
+    return name
+
+
+class ConfigMapKey(Model):
+    """A key of a ConfigMap in the Worker's namespace, whose text is an iii.worker.yaml."""
+
+    name: ObjectName = Field(description="Name of the ConfigMap.")
+    key: DataKey = Field(MANIFEST_FILE, description="Key in the ConfigMap.")
+
+
+class ManifestSource(Model):
+    """Where the worker's manifest is read from when it is not inline."""
+
+    config_map_key_ref: ConfigMapKey = Field(
+        description="A key of a ConfigMap in the Worker's namespace, such as one that kustomize generates."
+    )
+
+
+class KeyReference(Model):
+    """A key of a ConfigMap or Secret in the Worker's namespace."""
+
+    name: ObjectName = Field(description="Name of the ConfigMap or Secret.")
+    key: DataKey = Field(description="Key in it.")
+    optional: bool | None = Field(None, description="True: start without the variable when the key is not there.")
+
+
+class FieldReference(Model):
+    """A field of the pod."""
+
+    api_version: Annotated[str, Field(max_length=64)] | None = Field(
+        None, description="API version that the path is written for; v1 where left out."
+    )
+    field_path: Annotated[str, Field(min_length=1, max_length=512)] = Field(
+        description="Path of the pod's field, such as metadata.namespace."
+    )
+
+
+class EnvSource(Model):
+    """Where the value of an environment variable comes from."""
+
+    config_map_key_ref: KeyReference | None = Field(None, description="A key of a ConfigMap.")
+    secret_key_ref: KeyReference | None = Field(None, description="A key of a Secret.")
+    field_ref: FieldReference | None = Field(None, description="A field of the pod, such as metadata.namespace.")
+
+
+class EnvVar(Model):
+    """One environment variable."""
+
+    name: Annotated[
+        EnvName,
+        AfterValidator(_not_owned),
+        Field(
+            json_schema_extra={
+                RULES: [
+                    rule(
+                        f"!(self in [{_OWNED_ENV_LIST}])",
+                        f"the variable {ENV_OWNED}",
+                        message_expression=f"self + {cel_text(f' {ENV_OWNED}')}",
+                    )
+                ]
+            }
+        ),
+    ] = Field(description="Name of the variable, such as LOG_LEVEL. III_URL and the like are the operator's.")
+    value: EnvValue | None = Field(None, description="Text of the variable.")
+    value_from: (
+        Annotated[
+            EnvSource,
+            Field(
+                json_schema_extra={
+                    RULES: [
+                        rule(
+                            "[has(self.configMapKeyRef), has(self.secretKeyRef), has(self.fieldRef)]"
+                            ".filter(given, given).size() == 1",
+                            EXACTLY_ONE_SOURCE,
+                        )
+                    ]
+                }
+            ),
+        ]
+        | None
+    ) = Field(None, description="Where the text of the variable comes from, instead of value.")
+
+
+class Reference(Model):
+    """A ConfigMap or Secret in the Worker's namespace."""
+
+    name: ObjectName = Field(description="Name of the object.")
+    optional: bool | None = Field(None, description="True: start without it when it is not there.")
+
+
+class EnvFrom(Model):
+    """All keys of a ConfigMap or Secret as environment variables."""
+
+    prefix: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="Text put before each name, such as APP_."
+    )
+    config_map_ref: Reference | None = Field(None, description="The ConfigMap whose keys are taken.")
+    secret_ref: Reference | None = Field(None, description="The Secret whose keys are taken.")
+
+
+class PullSecret(Model):
+    """A Secret with registry credentials."""
+
+    name: ObjectName = Field(description="Name of the Secret, of type kubernetes.io/dockerconfigjson.")
+
+
+class WorkerSpec(Model):
+    """What the worker is and how it runs."""
+
+    manifest: Manifest | None = Field(
+        None, description="The worker's iii.worker.yaml, inline. Set this or manifestFrom, not both."
+    )
+    manifest_from: ManifestSource | None = Field(
+        None, description="Where the worker's iii.worker.yaml is read from. Set this or manifest, not both."
+    )
+    image: Image | None = Field(
+        None,
+        description="Container image, such as ghcr.io/acme/my-worker:1.0.0. Where left out, the manifest's "
+        "runtime.base_image.",
+    )
+    command: Annotated[list[Annotated[str, Field(max_length=32768)]], Field(max_length=128)] | None = Field(
+        None,
+        description="Program to run. Where left out, the manifest's scripts.start in a shell, else the image's "
+        "own entrypoint.",
+    )
+    args: Annotated[list[Annotated[str, Field(max_length=32768)]], Field(max_length=256)] | None = Field(
+        None,
+        description="Arguments of the program. Without command they go to the image's entrypoint, and scripts.start "
+        "is not used.",
+    )
+    env: (
+        Annotated[
+            list[
+                Annotated[
+                    EnvVar,
+                    Field(
+                        json_schema_extra={RULES: [rule("!(has(self.value) && has(self.valueFrom))", VALUE_OR_SOURCE)]}
+                    ),
+                ]
+            ],
+            Field(
+                max_length=128,
+                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+            ),
+        ]
+        | None
+    ) = Field(None, description="Environment variables; they go before those of the manifest.")
+    env_from: (
+        Annotated[
+            list[
+                Annotated[
+                    EnvFrom,
+                    Field(
+                        json_schema_extra={
+                            RULES: [rule("has(self.configMapRef) != has(self.secretRef)", EXACTLY_ONE_REF)]
+                        }
+                    ),
+                ]
+            ],
+            Field(max_length=32),
+        ]
+        | None
+    ) = Field(None, description="ConfigMaps and Secrets whose keys all become environment variables.")
+    resources: Resources | None = Field(
+        None,
+        description="Compute resources of the container. Where left out, the manifest's resources as limits.",
+    )
+    image_pull_secrets: Annotated[list[PullSecret], Field(max_length=16)] | None = Field(
+        None, description="Secrets with which the image is pulled from a private registry."
+    )
+    service_account_name: ObjectName | None = Field(
+        None, description="ServiceAccount of the pods. Where left out, one without any rights, made for the Worker."
+    )
+    owns: Annotated[list[OwnedPattern], Field(max_length=MAX_OWNED_PATTERNS)] | None = Field(
+        None,
+        description="Functions that this worker owns: ids such as agent::chat, or patterns that end in * after the "
+        "first '::', such as wasm::* (for which wasm is short). No two Workers of a realm own the same function: the "
+        "oldest has it, the others wait. sandbox, engine, iii and the engine's own functions cannot be owned.",
+    )
+    version: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None,
+        description="Version of the worker, such as 1.2.3. Where left out, the manifest's, else the image's tag if it "
+        "is a version.",
+    )
+    dependencies: Annotated[dict[Name, RangeText], Field(max_length=64)] | None = Field(
+        None,
+        description="Workers that must be ready before this one first starts, name to version range, such as "
+        '{"memory": "^1.2"}. Where left out, the manifest\'s.',
+    )
+    replicas: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="Pods to run; kubectl scale and a HorizontalPodAutoscaler write it. 0 runs none.",
+        json_schema_extra={"format": "int32"},
+    )
+
+
+MAX_NAME_LENGTH = 63
+NAME_TOO_LONG = f"has more than {MAX_NAME_LENGTH} characters, too many for the labels that carry it; use a shorter name"
+NAME_RULE = rule(f"self.metadata.name.size() <= {MAX_NAME_LENGTH}", f"metadata.name: {NAME_TOO_LONG}")
+
+FunctionIds = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=256)]
+
+
+class WorkerStatus(Model):
+    """What the operator has seen; written by the operator only."""
+
+    observed_generation: int | None = Field(
+        None,
+        ge=0,
+        description="The metadata.generation that this status was computed from.",
+        json_schema_extra={"format": "int64"},
+    )
+    conditions: Conditions | None = Field(
+        None,
+        description="ManifestValid, EngineLinked, FunctionsClaimed, DependenciesReady, Available, Registered, and "
+        "Ready, which is True when the worker's functions answer calls.",
+    )
+    replicas: int | None = Field(None, ge=0, description="Pods that there are.", json_schema_extra={"format": "int32"})
+    ready_replicas: int | None = Field(
+        None,
+        ge=0,
+        description="Pods that are ready: running and registered on the engine.",
+        json_schema_extra={"format": "int32"},
+    )
+    registered_pods: int | None = Field(
+        None, ge=0, description="Pods that are connected to the engine.", json_schema_extra={"format": "int32"}
+    )
+    functions: FunctionIds | None = Field(
+        None, description="Ids of the functions that the worker has registered, sorted; at most 256 are listed."
+    )
+    function_count: int | None = Field(
+        None, ge=0, description="How many functions the worker has registered.", json_schema_extra={"format": "int32"}
+    )
+    selector: Annotated[str, Field(max_length=1024)] | None = Field(
+        None, description="Label selector of the pods, for kubectl scale and autoscalers."
+    )
+    engine: Annotated[str, Field(max_length=512)] | None = Field(
+        None, description="Host and port of the engine that the worker is linked to."
+    )
+    version: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="Version of the worker in effect: spec.version, else the manifest's, else the image's tag."
+    )
+
+
+class Worker(Model):
+    """A worker: a process that connects to the realm's engine over a WebSocket and registers functions on it."""
+
+    api_version: Literal["agentos.dev/v1alpha1"] = Field(API_VERSION, description="Version of the API.")
+    kind: Literal["Worker"] = Field("Worker", description="Kind of the resource.")
+    metadata: dict[str, Any] = Field(description="Standard metadata of the object.")
+    spec: Annotated[
+        WorkerSpec,
+        Field(json_schema_extra={RULES: [rule("has(self.manifest) != has(self.manifestFrom)", EXACTLY_ONE_MANIFEST)]}),
+    ] = Field(description="What the worker is and how it runs.")
+    status: WorkerStatus | None = Field(None, description="What the operator has seen; written by the operator only.")

@@ -1,0 +1,130 @@
+"""The ``agentos-operator`` command: ``run`` the operator, or print a ``token`` for the bus."""
+
+import argparse
+import asyncio
+import logging
+import sys
+import time
+
+import kopf
+import uvloop
+from agentos_contracts.tokens import Identity, Role, issue
+from pythonjsonlogger.json import JsonFormatter
+
+from . import health, keys, watch
+from .api import Api, ApiError, FenceLost
+from .cache import Cache
+from .controller import Controller
+from .lease import Leader, LeaseLost
+from .metrics import LEADING
+from .settings import Settings
+from .webhook import Webhook
+
+log = logging.getLogger("agentos_operator")
+
+
+def main() -> None:
+    """Entry point; exits with 1 when leadership is lost or a part of the operator ends unexpectedly."""
+    parser = argparse.ArgumentParser(prog="agentos-operator", description="Reconciles AgentOS Workers and Realms.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="run the operator (settings come from the environment, see the chart)")
+    token = commands.add_parser(
+        "token", help="print a token with which a person's program may connect to a realm's engine"
+    )
+    token.add_argument("--realm", required=True)
+    token.add_argument("--subject", default="host", help="who it is for; shown by engine::workers::list")
+    arguments = parser.parse_args()
+    try:
+        settings = Settings.from_environment()
+    except KeyError as error:
+        parser.exit(2, f"agentos-operator: the environment variable {error.args[0]} is not set; the chart sets it\n")
+    _log_json(settings.log_level)
+    if arguments.command == "token":
+        print(uvloop.run(_token(settings, arguments.realm, arguments.subject)))
+        return
+    try:
+        uvloop.run(run(settings))
+    except (LeaseLost, FenceLost) as error:
+        log.error("not the leader any more; ending", extra={"error": str(error)})
+        sys.exit(1)
+
+
+def _log_json(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        JsonFormatter(
+            ["levelname", "name", "message"], rename_fields={"levelname": "level", "name": "logger"}, timestamp="time"
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # kopf tells of every event at INFO; what matters is logged by the operator itself.
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+
+
+async def _token(settings: Settings, realm: str, subject: str) -> str:
+    api = await Api.connect()
+    try:
+        key = await keys.signing_key(api, settings.namespace)
+    finally:
+        await api.close()
+    return issue(key, Identity(realm, subject, "", Role.HOST), int(time.time()))
+
+
+async def run(settings: Settings) -> None:
+    """The operator: watches, webhook and health on every replica, the controller on the leader. Ends on SIGTERM."""
+    api, fenced = await Api.connect(), await Api.connect()
+    leader = Leader(api, settings.namespace, settings.pod_name)
+    fenced.fence = lambda: leader.is_leading
+    cache = Cache()
+    controller = Controller(settings, fenced, cache, await _when_reachable(keys.signing_key, api, settings.namespace))
+    webhook = Webhook(settings, api, cache) if settings.webhook_service else None
+
+    def missing() -> str:
+        if not cache.verified.is_set():
+            return "waiting for the watches"
+        return "" if webhook is None or webhook.serving else "waiting for the webhook"
+
+    runner = await health.serve(settings.health_port, missing)
+    handlers = watch.registry(cache, controller, webhook)
+
+    async def lead() -> None:
+        await leader.elected.wait()
+        LEADING.set(1)
+        await controller.run()
+
+    # kopf ends by itself on SIGTERM, and cancels what was started after it; so it is what everything else hangs on.
+    watching = asyncio.create_task(kopf.operator(registry=handlers, clusterwide=True, standalone=True), name="kopf")
+    parts = [
+        asyncio.create_task(coroutine, name=name)
+        for name, coroutine in (("lease", leader.run()), ("cache", cache.wait_verified(api)), ("controller", lead()))
+    ]
+    try:
+        while not watching.done():
+            done, _ = await asyncio.wait([watching, *parts], return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                if part is not watching and part.cancelled():
+                    return
+                part.result()
+            parts = [part for part in parts if not part.done()]
+    finally:
+        for part in (*parts, watching):
+            part.cancel()
+        await asyncio.gather(*parts, watching, return_exceptions=True)
+        await leader.release()
+        await runner.cleanup()
+        await api.close()
+        await fenced.close()
+
+
+async def _when_reachable(load, api: Api, namespace: str):
+    """Repeats until the API server answers: at a cluster's start it may come later than the operator."""
+    while True:
+        try:
+            return await load(api, namespace)
+        except (ApiError, OSError, TimeoutError) as error:
+            log.warning("the API server does not answer yet", extra={"error": str(error)})
+            await asyncio.sleep(1.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Makes the cluster agree with a plan: creates what is missing, replaces what differs, and leaves the rest alone."""
+
+import logging
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from .api import AlreadyExists, Api
+from .cache import Cache
+from .kinds import KINDS, Key, Object, key_of, owned_by
+from .settings import APPLIED_HASH_ANNOTATION
+
+log = logging.getLogger(__name__)
+
+WATCHED = {"Deployment", "StatefulSet"}
+SUFFIXES = {
+    "m": Decimal("0.001"),
+    "k": 1000,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
+
+
+class NotOurs(Exception):
+    """An object of the wanted name is there already and belongs to somebody else."""
+
+    def __init__(self, key: Key) -> None:
+        super().__init__(
+            f"a {key.kind} named {key.name} is there already and is not this resource's; delete or rename one of them"
+        )
+        self.key = key
+
+
+class Applier:
+    """Remembers what it applied of the kinds that are not watched, so that an unchanged pass costs no request."""
+
+    def __init__(self, api: Api, cache: Cache) -> None:
+        self._api, self._cache = api, cache
+        self._applied: dict[Key, tuple[str, str]] = {}
+
+    async def ensure(self, wanted: Object, owner_uid: str) -> bool:
+        """Brings one object about; returns whether anything was written. NotOurs when the name is somebody else's."""
+        key = key_of(wanted)
+        digest = wanted["metadata"]["annotations"][APPLIED_HASH_ANNOTATION]
+        actual = self._cache.get(KINDS[key.kind], key.namespace, key.name)
+        if key.kind not in WATCHED:
+            if self._applied.get(key) == (owner_uid, digest):
+                return False
+        elif (
+            actual is not None
+            and owned_by(actual, owner_uid)
+            and _hash(actual) == digest
+            and covers(actual["spec"], wanted["spec"])
+        ):
+            return False
+        written = await self._write(key, wanted, actual, owner_uid)
+        self._applied[key] = (owner_uid, digest)
+        return written
+
+    def forget(self, owner_uid: str) -> None:
+        """The owner is gone."""
+        self._applied = {key: value for key, value in self._applied.items() if value[0] != owner_uid}
+
+    def forget_all(self) -> None:
+        """Everything is to be compared with the cluster again."""
+        self._applied.clear()
+
+    async def _write(self, key: Key, wanted: Object, actual: Object | None, owner_uid: str) -> bool:
+        kind = KINDS[key.kind]
+        if actual is None:
+            try:
+                self._seen(await self._api.create(kind, wanted))
+                return True
+            except AlreadyExists:
+                actual = await self._api.get(kind, key.namespace, key.name)
+        if not owned_by(actual, owner_uid):
+            raise NotOurs(key)
+        if key.kind not in WATCHED and _hash(actual) == wanted["metadata"]["annotations"][APPLIED_HASH_ANNOTATION]:
+            return False
+        log.info("replacing", extra={"object": str(key)})
+        self._seen(await self._api.replace(kind, merged(actual, wanted)))
+        return True
+
+    def _seen(self, obj: Object) -> None:
+        if obj["kind"] in WATCHED:
+            self._cache.put(obj)
+
+
+def merged(actual: Object, wanted: Object) -> Object:
+    """What to send so that ``actual`` becomes ``wanted``: labels and annotations of others stay, the rest is the operator's.
+
+    A whole replacement, not server-side apply: an apply after a plain create would not remove fields that are no longer
+    wanted, since the create's field ownership stays.
+    """
+    metadata = actual["metadata"] | {
+        "labels": actual["metadata"].get("labels", {}) | wanted["metadata"].get("labels", {}),
+        "annotations": actual["metadata"].get("annotations", {}) | wanted["metadata"].get("annotations", {}),
+        "ownerReferences": wanted["metadata"]["ownerReferences"],
+    }
+    metadata.pop("managedFields", None)
+    replaced = wanted | {"metadata": metadata}
+    if wanted["kind"] == "StatefulSet" and "volumeClaimTemplates" in actual["spec"]:
+        # Immutable; the Realm's schema refuses the change, and what was there before such a rule stays.
+        replaced["spec"] = wanted["spec"] | {"volumeClaimTemplates": actual["spec"]["volumeClaimTemplates"]}
+    return replaced
+
+
+def covers(actual: Any, wanted: Any) -> bool:
+    """Whether everything wanted is there as wanted; the API server's defaults beside it do not count."""
+    if isinstance(wanted, Mapping):
+        return isinstance(actual, Mapping) and all(
+            key in actual and covers(actual[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list | tuple):
+        return isinstance(actual, list) and len(actual) == len(wanted) and all(map(covers, actual, wanted))
+    return actual == wanted or (
+        isinstance(wanted, str | int | float) and _quantity(actual) == _quantity(wanted) is not None
+    )
+
+
+def _quantity(value: Any) -> Decimal | None:
+    # The API server rewrites quantities in its own way (0.5 becomes 500m), which is not a difference.
+    text = str(value)
+    number = text.rstrip("mkMGTKi")
+    try:
+        return Decimal(number) * SUFFIXES.get(text[len(number) :], 1)
+    except InvalidOperation:
+        return None
+
+
+def _hash(obj: Object) -> str:
+    return obj["metadata"].get("annotations", {}).get(APPLIED_HASH_ANNOTATION, "")

@@ -1,0 +1,114 @@
+"""What the watches have seen: the newest known state of each object, with the look-ups that reconciling needs.
+
+Fed by kopf's watch streams (watch.py) and by the operator's own writes. ``verify`` compares it with a list from the API, for
+streams can lose deletions when they start anew; until the first verification succeeds nothing may be decided from it.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+
+from .api import Api
+from .kinds import CLAIM, DEPLOYMENT, KINDS, POD, REALM, STATEFULSET, WORKER, Key, Kind, Object, key_of
+from .settings import FIELD_MANAGER, MANAGED_BY_LABEL, WORKER_UID_LABEL
+
+log = logging.getLogger(__name__)
+
+OWN_KINDS = (WORKER, REALM, CLAIM)
+CHILD_KINDS = (DEPLOYMENT, STATEFULSET, POD)
+CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
+
+
+def selector(kind: Kind) -> dict[str, str]:
+    """Query by which the API server leaves out what is not the operator's."""
+    return {"labelSelector": CHILD_SELECTOR} if kind in CHILD_KINDS else {}
+
+
+class Cache:
+    """Objects by key, and by kind and namespace; pods also by their Worker's uid."""
+
+    def __init__(self) -> None:
+        self._objects: dict[Key, Object] = {}
+        self._by_namespace: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
+        self._pods_of: defaultdict[str, set[Key]] = defaultdict(set)
+        self.verified = asyncio.Event()
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        return self._objects.get(Key(kind.kind, namespace, name))
+
+    def all(self, kind: Kind, namespace: str | None = None) -> list[Object]:
+        """All objects of a kind, in one namespace or everywhere."""
+        if namespace is not None:
+            return [self._objects[key] for key in sorted(self._by_namespace[kind.kind, namespace])]
+        return [obj for key, obj in self._objects.items() if key.kind == kind.kind]
+
+    def pods_of(self, uid: str) -> list[Object]:
+        """Pods that carry a Worker's uid, by name."""
+        return [self._objects[key] for key in sorted(self._pods_of[uid])]
+
+    def realm_of(self, namespace: str) -> Object | None:
+        """The Realm that has this namespace: the oldest of those that name it."""
+        realms = [realm for realm in self.all(REALM) if realm.get("spec", {}).get("namespace") == namespace]
+        return min(realms, key=lambda r: (r["metadata"]["creationTimestamp"], r["metadata"]["uid"]), default=None)
+
+    def put(self, obj: Object) -> Object | None:
+        """Takes a newer state; returns the state before (None: new). An older state than the known one is dropped."""
+        key = key_of(obj)
+        before = self._objects.get(key)
+        if (
+            before is not None
+            and before["metadata"]["uid"] == obj["metadata"]["uid"]
+            and _version(obj) < _version(before)
+        ):
+            return before
+        self._objects[key] = obj
+        self._by_namespace[key.kind, key.namespace].add(key)
+        if uid := _worker_uid(obj):
+            self._pods_of[uid].add(key)
+        return before
+
+    def drop(self, key: Key, uid: str | None = None) -> None:
+        """Forgets an object; with a uid, only if it is still that one."""
+        obj = self._objects.get(key)
+        if obj is None or (uid is not None and obj["metadata"]["uid"] != uid):
+            return
+        del self._objects[key]
+        self._by_namespace[key.kind, key.namespace].discard(key)
+        if pod_of := _worker_uid(obj):
+            self._pods_of[pod_of].discard(key)
+            if not self._pods_of[pod_of]:
+                del self._pods_of[pod_of]
+
+    async def verify(self, api: Api, kinds: Iterable[Kind] = (*OWN_KINDS, *CHILD_KINDS)) -> list[Key]:
+        """Lists each kind; forgets what is gone; returns what the API has and the watches have not shown yet."""
+        missing: list[Key] = []
+        for kind in kinds:
+            # Only what was known before the list can be judged by it: newer objects may have come since.
+            known = {key: obj["metadata"]["uid"] for key, obj in self._objects.items() if key.kind == kind.kind}
+            listed = {key_of(item): item["metadata"]["uid"] async for item in api.list(kind, **selector(kind))}
+            for key, uid in known.items():
+                if listed.get(key) != uid:
+                    self.drop(key, uid)
+            missing += [key for key, uid in listed.items() if key not in self._objects]
+        return missing
+
+    async def wait_verified(self, api: Api) -> None:
+        """Returns once everything that the API lists has come by the watches."""
+        delay = 0.1
+        while missing := await self.verify(api):
+            log.info("waiting for the watches", extra={"missing": len(missing), "first": str(missing[0])})
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)
+        self.verified.set()
+
+
+def _version(obj: Object) -> int:
+    # Kubernetes 1.35 states that resource versions of one resource compare as integers (KEP-5504).
+    return int(obj["metadata"].get("resourceVersion") or 0)
+
+
+def _worker_uid(obj: Object) -> str | None:
+    if obj["kind"] != KINDS["Pod"].kind:
+        return None
+    return obj["metadata"].get("labels", {}).get(WORKER_UID_LABEL)

@@ -1,0 +1,177 @@
+"""Turns what happened into keys of the queue, and works the queue off while this replica leads."""
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from agentos_contracts.tokens import SigningKey
+
+from .api import AlreadyExists, Api, ApiError, FenceLost
+from .apply import Applier
+from .cache import Cache
+from .events import Recorder
+from .kinds import CLAIM, CONFIG_MAP, POD, REALM, WORKER, Key, Object, key_of
+from .links import Links
+from .metrics import LINKS_UP, QUEUE_LENGTH, RECONCILE_SECONDS, RECONCILES
+from .reconcile import claims, realm
+from .reconcile.context import CLAIMS, Context
+from .reconcile.worker import WorkerReconciler
+from .settings import API_VERSION, REALM_LABEL, WORKER_LABEL, Settings
+from .status import StatusWriter
+from .work_queue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+
+class Controller:
+    """Fed by the watches on every replica; consumes only after ``run`` was called, on the leader."""
+
+    def __init__(self, settings: Settings, api: Api, cache: Cache, key: SigningKey) -> None:
+        self._settings, self._cache, self._api = settings, cache, api
+        self._queue: WorkQueue[Key] = WorkQueue()
+        links = Links(key, settings.pod_uid or settings.pod_name, self._bus_changed)
+        recorder = Recorder(api, settings.pod_name)
+        status = StatusWriter(api, cache, self._queue, recorder, settings.status_debounce)
+        self.context = Context(settings, api, cache, self._queue, key, links, Applier(api, cache), status)
+        self._workers = WorkerReconciler(self.context)
+
+    # --- What happened ---
+
+    def changed(self, obj: Object, before: Object | None) -> None:
+        """An object is new or changed."""
+        if obj["kind"] in (WORKER.kind, REALM.kind) and before is not None and not _wanted_changed(obj, before):
+            if obj["kind"] == WORKER.kind:
+                self._realm_counts(obj["metadata"]["namespace"])
+            return
+        if obj["kind"] == WORKER.kind and before is None:
+            self._workers.seen(obj["metadata"]["uid"])
+        self._touch(obj)
+
+    def deleted(self, obj: Object) -> None:
+        """An object is gone."""
+        self._touch(obj)
+
+    def _touch(self, obj: Object) -> None:
+        key, labels = key_of(obj), obj["metadata"].get("labels", {})
+        if key.kind == WORKER.kind:
+            self.context.worker_changed(key)
+            self._realm_counts(key.namespace)
+        elif key.kind == REALM.kind:
+            self._queue.add(key)
+            self.context.workers_changed(obj["spec"]["namespace"])
+            for other in self._cache.all(REALM):
+                self._queue.add(key_of(other))
+        elif key.kind == CLAIM.kind:
+            self._queue.add(Key(CLAIMS, key.namespace, ""))
+        elif key.kind == CONFIG_MAP.kind:
+            for worker in self._workers.users_of_config_map(key.namespace, key.name):
+                self._queue.add(worker)
+        elif worker := labels.get(WORKER_LABEL):
+            self._queue.add(Key(WORKER.kind, key.namespace, worker))
+            if key.kind == POD.kind and self._cache.get(WORKER, key.namespace, worker) is None:
+                self._queue.add(Key(CLAIMS, key.namespace, ""))
+        elif realm_name := labels.get(REALM_LABEL):
+            self._queue.add(Key(REALM.kind, "", realm_name))
+
+    def _realm_counts(self, namespace: str) -> None:
+        owner = self._cache.realm_of(namespace)
+        if owner is not None:
+            self._queue.add(Key(REALM.kind, "", owner["metadata"]["name"]))
+
+    def _bus_changed(self, realm_name: str, namespace: str, uids: frozenset[str] | None) -> None:
+        self._queue.add(Key(REALM.kind, "", realm_name))
+        known = set()
+        for worker in self._cache.all(WORKER, namespace):
+            metadata = worker["metadata"]
+            known.add(metadata["uid"])
+            if uids is None or metadata["uid"] in uids:
+                self._queue.add(Key(WORKER.kind, namespace, metadata["name"]))
+        if uids is None or uids - known:
+            # A connection of a Worker that is gone ended: its functions may be free now.
+            self._queue.add(Key(CLAIMS, namespace, ""))
+
+    # --- Work ---
+
+    async def run(self) -> None:
+        """The leader's work; ends only by cancellation, or by FenceLost when leadership is lost."""
+        await self._cache.wait_verified(self._api)
+        await self._default_realm()
+        self._look_at_everything()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._resync(), name="resync")
+                for number in range(self._settings.consumers):
+                    group.create_task(self._consume(), name=f"consumer {number}")
+        finally:
+            await self.context.links.close()
+
+    async def _default_realm(self) -> None:
+        name = self._settings.default_realm
+        if not name or self._cache.get(REALM, "", name) is not None:
+            return
+        spec = {"namespace": self._settings.default_realm_namespace}
+        body = {"apiVersion": API_VERSION, "kind": REALM.kind, "metadata": {"name": name}, "spec": spec}
+        with contextlib.suppress(AlreadyExists):
+            self._cache.put(await self._api.create(REALM, body))
+            log.info("made the default realm", extra={"object": f"realm/{name}"})
+
+    def _look_at_everything(self) -> None:
+        for obj in self._cache.all(REALM):
+            self._queue.add(key_of(obj))
+            self.context.workers_changed(obj["spec"]["namespace"])
+        for obj in self._cache.all(WORKER):
+            self.context.worker_changed(key_of(obj))
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.resync)
+            missing = await self._cache.verify(self._api)
+            if missing:
+                log.warning(
+                    "the watches have missed objects", extra={"missing": len(missing), "first": str(missing[0])}
+                )
+            self.context.applier.forget_all()
+            self._look_at_everything()
+
+    async def _consume(self) -> None:
+        while True:
+            key = await self._queue.get()
+            started = time.monotonic()
+            try:
+                await self._reconcile(key)
+            except FenceLost:
+                raise
+            except (ApiError, OSError, TimeoutError) as error:
+                RECONCILES.labels(key.kind, "retried").inc()
+                delay = self._queue.retry(key)
+                log.warning(
+                    "will try again",
+                    extra={"object": str(key), "seconds": delay, "error": str(error) or type(error).__name__},
+                )
+            except Exception:
+                # A fault of ours in one object must not stop the others: it is told, counted, and tried again.
+                RECONCILES.labels(key.kind, "failed").inc()
+                delay = self._queue.retry(key)
+                log.exception("a pass failed", extra={"object": str(key), "seconds": delay})
+            else:
+                RECONCILES.labels(key.kind, "done").inc()
+                self._queue.done(key)
+            RECONCILE_SECONDS.labels(key.kind).observe(time.monotonic() - started)
+            QUEUE_LENGTH.set(len(self._queue))
+            LINKS_UP.set(sum(link.up for link in self.context.links.all().values()))
+
+    async def _reconcile(self, key: Key) -> None:
+        if key.kind == WORKER.kind:
+            await self._workers.reconcile(key)
+        elif key.kind == REALM.kind:
+            await realm.reconcile(self.context, key)
+        else:
+            await claims.reconcile(self.context, key.namespace)
+
+
+def _wanted_changed(obj: Object, before: Object) -> bool:
+    """Whether a change is more than an echo of our own status writes."""
+    metadata, old = obj["metadata"], before["metadata"]
+    fields = ("uid", "generation", "deletionTimestamp")
+    return any(metadata.get(field) != old.get(field) for field in fields)

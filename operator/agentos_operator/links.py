@@ -1,0 +1,64 @@
+"""The links to the engines of all realms."""
+
+import time
+from calendar import timegm
+from collections.abc import Callable
+from datetime import datetime
+
+from agentos_contracts.tokens import Identity, Role, SigningKey, issue
+
+from .bus import Link
+from .kinds import Object
+from .plan.objects import engine_host
+from .settings import BUS_PORT
+
+Changed = Callable[[str, str, frozenset[str] | None], None]
+"""Called with realm, namespace, and the uids of the Workers touched (None: the link went up or down)."""
+
+
+def issued_at(obj: Object) -> int:
+    """When a token for this object counts as issued: a constant of the object, so that the same token comes out again."""
+    return timegm(datetime.fromisoformat(obj["metadata"]["creationTimestamp"]).utctimetuple())
+
+
+class Links:
+    """One Link per realm, kept as long as the Realm is there."""
+
+    def __init__(self, key: SigningKey, identity: str, changed: Changed) -> None:
+        self._key, self._identity, self._changed = key, identity, changed
+        self._links: dict[str, Link] = {}
+
+    def get(self, realm: str) -> Link | None:
+        return self._links.get(realm)
+
+    def all(self) -> dict[str, Link]:
+        return dict(self._links)
+
+    def down_for(self, realm: str) -> float:
+        """Seconds since the link went down; 0 while it is up, or before it was first tried."""
+        link = self._links.get(realm)
+        return time.monotonic() - link.since if link is not None and not link.up else 0.0
+
+    def up_for(self, realm: str) -> float:
+        """Seconds since the link went up; 0 while it is down."""
+        link = self._links.get(realm)
+        return time.monotonic() - link.since if link is not None and link.up else 0.0
+
+    def keep(self, realm: Object) -> None:
+        """Starts the realm's link, unless it runs already."""
+        name, namespace = realm["metadata"]["name"], realm["spec"]["namespace"]
+        if name in self._links:
+            return
+        token = issue(self._key, Identity(name, "agentos-operator", self._identity, Role.OPERATOR), issued_at(realm))
+        url = f"ws://{engine_host(namespace)}:{BUS_PORT}/w/{token}/{self._identity}"
+        link = self._links[name] = Link(url, lambda uids: self._changed(name, namespace, uids))
+        link.start()
+
+    async def drop(self, realm: str) -> None:
+        """The Realm is gone."""
+        if link := self._links.pop(realm, None):
+            await link.stop()
+
+    async def close(self) -> None:
+        for realm in list(self._links):
+            await self.drop(realm)

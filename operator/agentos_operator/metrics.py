@@ -1,0 +1,21 @@
+"""The operator's own metrics, served on the health port at /metrics."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+RECONCILES = Counter("agentos_operator_reconciles_total", "Passes by kind of key and outcome.", ["kind", "outcome"])
+RECONCILE_SECONDS = Histogram("agentos_operator_reconcile_seconds", "Time of one pass.", ["kind"], buckets=_FAST)
+QUEUE_LENGTH = Gauge("agentos_operator_queue_length", "Keys that wait or are being worked on.")
+OBJECTS_WRITTEN = Counter("agentos_operator_objects_written_total", "Children created or replaced.", ["kind"])
+CLAIM_WRITES = Counter("agentos_operator_claim_writes_total", "FunctionClaims created, replaced or deleted.")
+STATUS_WRITES = Counter("agentos_operator_status_writes_total", "Status patches.", ["kind"])
+GATE_SECONDS = Histogram(
+    "agentos_operator_gate_seconds", "From a registration seen on the bus to the pod's gate patched.", buckets=_FAST
+)
+OBJECTS_SECONDS = Histogram(
+    "agentos_operator_objects_seconds", "From a new Worker seen to its last object written.", buckets=_FAST
+)
+LEADING = Gauge("agentos_operator_leading", "1 while this replica leads.")
+LINKS_UP = Gauge("agentos_operator_links_up", "Engines to which the operator is connected.")
+ADMISSIONS = Counter("agentos_operator_admissions_total", "Admission reviews by kind and verdict.", ["kind", "verdict"])

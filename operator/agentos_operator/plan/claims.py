@@ -1,0 +1,138 @@
+"""Who owns which functions in one realm: the recorded FunctionClaims and what to write so that they are right."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agentos_contracts.assign import Assignment, Claimant, Clash, Holder, assign
+from agentos_contracts.patterns import Pattern, PatternError, claim_name, reserved_by
+
+from ..kinds import Object
+from ..settings import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsInput:
+    """One realm's Workers and claims.
+
+    ``started(uid)`` says whether a Worker may have pods; ``lingers(uid)`` whether one that is gone may still serve calls.
+    """
+
+    realm: Object
+    workers: Sequence[Object]
+    claims: Sequence[Object]
+    started: Callable[[str], bool]
+    lingers: Callable[[str], bool]
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsPlan:
+    """Claims to create, to replace (by compare and set) and to delete, and who waits for whom, by Worker uid."""
+
+    create: tuple[Object, ...]
+    replace: tuple[Object, ...]
+    delete: tuple[Object, ...]
+    waiting: Mapping[str, tuple[Clash, ...]]
+
+    @property
+    def writes(self) -> int:
+        return len(self.create) + len(self.replace) + len(self.delete)
+
+
+def plan(i: ClaimsInput) -> ClaimsPlan:
+    """Decides for a whole realm at once. Pure."""
+    recorded = {claim["spec"]["segment"]: holders(claim) for claim in i.claims}
+    living = [
+        claimant(w, i.started(w["metadata"]["uid"])) for w in i.workers if not w["metadata"].get("deletionTimestamp")
+    ]
+    assignment = assign(
+        [*living, *_leaving(recorded, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    )
+    return _difference(i, assignment)
+
+
+def patterns_of(worker: Object) -> tuple[Pattern, ...]:
+    """The patterns that a Worker may claim; those that are malformed or the engine's are told by validation, not claimed."""
+    wanted: list[Pattern] = []
+    for text in worker.get("spec", {}).get("owns") or ():
+        try:
+            pattern = Pattern.parse(text)
+        except (PatternError, TypeError):
+            return ()
+        if reserved_by(pattern):
+            return ()
+        wanted.append(pattern)
+    return tuple(dict.fromkeys(wanted))
+
+
+def claimant(worker: Object, started: bool) -> Claimant:
+    """A Worker as one who claims."""
+    metadata = worker["metadata"]
+    return Claimant(
+        metadata["name"], metadata["uid"], metadata["creationTimestamp"], patterns_of(worker), started=started
+    )
+
+
+def holders(claim: Object) -> tuple[Holder, ...]:
+    """The recorded holders of one FunctionClaim."""
+    return tuple(Holder(h["pattern"], h["worker"], h["uid"], h["since"]) for h in claim["spec"].get("holders", ()))
+
+
+def _leaving(
+    recorded: Mapping[str, tuple[Holder, ...]], living: Sequence[Claimant], lingers: Callable[[str], bool]
+) -> list[Claimant]:
+    known = {c.uid for c in living}
+    gone: dict[str, list[Holder]] = {}
+    for segment in recorded.values():
+        for holder in segment:
+            if holder.uid not in known:
+                gone.setdefault(holder.uid, []).append(holder)
+    return [
+        Claimant(held[0].worker, uid, held[0].since, tuple(Pattern.parse(h.pattern) for h in held), leaving=True)
+        for uid, held in gone.items()
+        if lingers(uid)
+    ]
+
+
+def _difference(i: ClaimsInput, assignment: Assignment) -> ClaimsPlan:
+    existing = {claim["spec"]["segment"]: claim for claim in i.claims}
+    create, replace, delete = [], [], []
+    for segment, wanted in sorted(assignment.holders.items()):
+        claim = existing.get(segment)
+        if claim is None:
+            if wanted:
+                create.append(_claim(i.realm, segment, wanted))
+        elif not wanted:
+            delete.append(claim)
+        elif holders(claim) != wanted:
+            replace.append(_claim(i.realm, segment, wanted, claim["metadata"]["resourceVersion"]))
+    return ClaimsPlan(tuple(create), tuple(replace), tuple(delete), assignment.waiting)
+
+
+def _claim(realm: Object, segment: str, wanted: Sequence[Holder], resource_version: str | None = None) -> Object:
+    metadata: dict[str, Any] = {
+        "name": claim_name(segment),
+        "namespace": realm["spec"]["namespace"],
+        "labels": {MANAGED_BY_LABEL: FIELD_MANAGER, REALM_LABEL: realm["metadata"]["name"]},
+        "ownerReferences": [
+            {
+                "apiVersion": realm["apiVersion"],
+                "kind": realm["kind"],
+                "name": realm["metadata"]["name"],
+                "uid": realm["metadata"]["uid"],
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+    if resource_version:
+        metadata["resourceVersion"] = resource_version
+    listed = [{"pattern": h.pattern, "worker": h.worker, "uid": h.uid, "since": h.since} for h in wanted]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "FunctionClaim",
+        "metadata": metadata,
+        "spec": {"segment": segment, "holders": listed},
+    }

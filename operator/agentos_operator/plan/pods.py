@@ -1,0 +1,81 @@
+"""What pods say of themselves, in the words of the reason table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentos_contracts.reasons import (
+    CONTAINER_CONFIG_INVALID,
+    CRASH_LOOPING,
+    IMAGE_PULL_FAILED,
+    POD_REFUSED,
+    UNSCHEDULABLE,
+)
+
+from .conditions import Verdict, condition_of, is_true
+
+Pod = dict[str, Any]
+
+PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
+
+
+def is_gone(pod: Pod) -> bool:
+    """Whether all of a pod's containers have ended for good."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def is_leaving(pod: Pod) -> bool:
+    """Whether a pod is being deleted."""
+    return bool(pod["metadata"].get("deletionTimestamp"))
+
+
+def live(pods: Sequence[Pod]) -> list[Pod]:
+    """The pods that are there to stay."""
+    return [pod for pod in pods if not is_leaving(pod) and not is_gone(pod)]
+
+
+def containers_ready(pod: Pod) -> bool:
+    """Whether all containers run (the pod itself is ready only after its gate, too)."""
+    return is_true(pod, "ContainersReady")
+
+
+def trouble(pods: Sequence[Pod]) -> Verdict | None:
+    """The first thing that keeps a pod from running, or None. The newest pod is asked first: it has the newest template."""
+    for pod in sorted(live(pods), key=lambda p: p["metadata"].get("creationTimestamp", ""), reverse=True):
+        if verdict := _container_trouble(pod) or _scheduling_trouble(pod):
+            return verdict
+    return None
+
+
+def refusal(owner: Mapping[str, Any]) -> Verdict | None:
+    """What a Deployment says when its pods cannot even be made (quota, Pod Security, admission)."""
+    condition = condition_of(owner, "ReplicaFailure")
+    if condition.get("status") != "True":
+        return None
+    return Verdict(False, POD_REFUSED, f"the cluster refuses to make the pod: {condition.get('message', '')}")
+
+
+def _container_trouble(pod: Pod) -> Verdict | None:
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    for status in pod.get("status", {}).get("containerStatuses", ()):
+        waiting = status.get("state", {}).get("waiting", {})
+        reason = waiting.get("reason", "")
+        if reason in PULL_REASONS:
+            message = f'the image "{status["image"]}" cannot be pulled; mend spec.image, or name a pull secret in spec.imagePullSecrets'
+            return Verdict(False, IMAGE_PULL_FAILED, message)
+        if reason in CONFIG_REASONS:
+            return Verdict(
+                False, CONTAINER_CONFIG_INVALID, f"the container cannot be started: {waiting.get('message', reason)}"
+            )
+        if reason == "CrashLoopBackOff" or (status.get("restartCount", 0) >= 2 and not status.get("ready")):
+            ended = status.get("lastState", {}).get("terminated", {}) or status.get("state", {}).get("terminated", {})
+            message = f"the container ends again and again (exit code {ended.get('exitCode', 'unknown')}); look at its last words: "
+            return Verdict(False, CRASH_LOOPING, message + f"kubectl logs -n {namespace} {name} --previous")
+    return None
+
+
+def _scheduling_trouble(pod: Pod) -> Verdict | None:
+    condition = condition_of(pod, "PodScheduled")
+    if condition.get("status") == "False" and condition.get("reason") == "Unschedulable":
+        return Verdict(False, UNSCHEDULABLE, f"no node takes the pod: {condition.get('message', '')}")
+    return None

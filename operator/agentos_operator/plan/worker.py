@@ -1,0 +1,368 @@
+"""What a Worker should look like: its children, its status, and when to look again."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agentos_contracts.assign import Clash
+from agentos_contracts.effective import Effective
+from agentos_contracts.findings import Finding, errors
+from agentos_contracts.patterns import Pattern
+from agentos_contracts.reasons import (
+    AVAILABLE,
+    CLAIM_PENDING,
+    CLAIMED,
+    CLASH,
+    DEPENDENCY_MISSING,
+    DEPENDENCY_NOT_READY,
+    DEPENDENCY_VERSION,
+    ENGINE_NOT_READY,
+    ENGINE_UNREACHABLE,
+    LINKED,
+    MANIFEST_INVALID,
+    MANIFEST_NOT_FOUND,
+    NO_REALM,
+    NOT_REGISTERED,
+    NOT_STARTED,
+    NOTHING_DECLARED,
+    PODS_STARTING,
+    REGISTERED,
+    SATISFIED,
+    SCALED_TO_ZERO,
+    VALID,
+    WorkerCondition,
+)
+from agentos_contracts.semver import Range
+
+from ..bus import Connection
+from ..kinds import Object
+from ..settings import BUS_PORT, REGISTERED_GATE, WORKER_UID_LABEL
+from .conditions import Verdict, build_conditions, is_true
+from .objects import engine_host, worker_deployment, worker_service_account, worker_token_secret
+from .pods import containers_ready, live, refusal, trouble
+
+FUNCTIONS_SHOWN = 256
+ClusterObject = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """A realm's engine as this Worker sees it. ``up_for`` and ``down_for``: how long the operator has had a link, or none, in seconds."""
+
+    realm: str
+    ready: bool
+    linked: bool
+    up_for: float
+    down_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A Worker of the realm that others may depend on, by its manifest's name."""
+
+    worker: str
+    manifest_name: str
+    version: str | None
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInput:
+    """Everything that a decision on one Worker may use."""
+
+    worker: Object
+    now: datetime
+    engine: EngineView | None
+    """None: no Realm has the namespace."""
+    effective: Effective | None
+    """None: the manifest could not be read at all."""
+    findings: Sequence[Finding]
+    manifest_missing: str
+    """Why the ConfigMap's manifest is not there; empty when it is, or is inline."""
+    wanted: tuple[Pattern, ...]
+    held: frozenset[str]
+    """Patterns recorded for this Worker in FunctionClaims."""
+    clashes: Sequence[Clash]
+    providers: Sequence[Dependency]
+    built_in: frozenset[str]
+    """Names that the engine itself satisfies."""
+    deployment: Object | None
+    pods: Sequence[Object]
+    connections: Sequence[Connection]
+    quiet_for: float
+    """Seconds since this Worker's connections last changed."""
+    token: str
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """The answer. ``children`` are to be there as they stand; with ``stop`` the Deployment is to be gone.
+
+    ``gates`` are the pods whose readiness gate has to change, and to what.
+    """
+
+    children: tuple[Object, ...]
+    stop: bool
+    gates: tuple[tuple[Object, bool], ...]
+    status: dict[str, Any]
+    requeue_after: float | None = None
+
+
+def plan(i: WorkerInput) -> WorkerPlan:
+    """Decides. Pure: the same input gives the same plan."""
+    verdicts: dict[str, Verdict] = {
+        WorkerCondition.MANIFEST_VALID: manifest_valid(i),
+        WorkerCondition.ENGINE_LINKED: engine_linked(i),
+        WorkerCondition.FUNCTIONS_CLAIMED: functions_claimed(i),
+        WorkerCondition.DEPENDENCIES_READY: dependencies_ready(i),
+    }
+    started = i.deployment is not None
+    in_realm = i.engine is not None
+    valid, claimed = verdicts[WorkerCondition.MANIFEST_VALID].ok, verdicts[WorkerCondition.FUNCTIONS_CLAIMED].ok
+    may_start = in_realm and valid and claimed and verdicts[WorkerCondition.DEPENDENCIES_READY].ok
+    if started and not verdicts[WorkerCondition.DEPENDENCIES_READY].ok and in_realm and valid and claimed:
+        # Dependencies gate the first start only; what runs goes on, and is updated.
+        may_start = True
+        verdicts[WorkerCondition.DEPENDENCIES_READY] = Verdict(
+            True,
+            SATISFIED,
+            f"were ready at the first start; now: {verdicts[WorkerCondition.DEPENDENCIES_READY].message}",
+        )
+    children: tuple[Object, ...] = ()
+    if may_start and i.effective is not None and i.engine is not None:
+        children = _children(i, i.effective, i.engine.realm)
+    # A mistake in an edit leaves what runs alone; a Worker that owns nothing any more, or lost its realm, must not run.
+    stop = started and (not in_realm or (not claimed and not i.held))
+    runs = (started and not stop) or bool(children)
+    verdicts[WorkerCondition.AVAILABLE] = available(i) if runs else Verdict(False, NOT_STARTED)
+    verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)
+    gates = tuple((pod, gate(i, pod)) for pod in live(i.pods) if gate(i, pod) != is_true(pod, REGISTERED_GATE))
+    return WorkerPlan(children, stop, gates, _status(i, verdicts, running=runs), _requeue(i))
+
+
+def _requeue(i: WorkerInput) -> float | None:
+    """When a grace ends that this plan relied on."""
+    if i.engine is None:
+        return None
+    if not i.engine.linked:
+        return i.grace - i.engine.down_for + 0.1 if i.engine.down_for < i.grace else None
+    waiting = any(gate(i, pod) and not _pod_answers(i, pod) for pod in live(i.pods))
+    return i.grace - min(i.quiet_for, i.engine.up_for) + 0.1 if waiting else None
+
+
+def _children(i: WorkerInput, effective: Effective, realm: str) -> tuple[Object, ...]:
+    accounts = () if i.worker["spec"].get("serviceAccountName") else (worker_service_account(i.worker, realm),)
+    token_hash = hashlib.sha256(i.token.encode()).hexdigest()[:16]
+    return (
+        *accounts,
+        worker_token_secret(i.worker, realm, i.token),
+        worker_deployment(i.worker, realm, effective, token_hash),
+    )
+
+
+# --- One policy function for each condition ---
+
+
+def manifest_valid(i: WorkerInput) -> Verdict:
+    """The Worker's spec and manifest have no error."""
+    if i.manifest_missing:
+        return Verdict(False, MANIFEST_NOT_FOUND, i.manifest_missing)
+    found = errors(i.findings)
+    if found:
+        return Verdict(False, MANIFEST_INVALID, "; ".join(str(finding) for finding in found))
+    return Verdict(True, VALID)
+
+
+def engine_linked(i: WorkerInput) -> Verdict:
+    """The namespace has a Realm and the operator a link to its engine; short breaks do not count."""
+    namespace = i.worker["metadata"]["namespace"]
+    if i.engine is None:
+        return Verdict(
+            False,
+            NO_REALM,
+            f"no Realm has namespace {namespace}; make one with spec.namespace: {namespace}, or apply the Worker in a realm's namespace",
+        )
+    if i.engine.linked:
+        return Verdict(True, LINKED)
+    if not i.engine.ready and not _was_ready(i):
+        return Verdict(
+            False,
+            ENGINE_NOT_READY,
+            f"the engine of realm {i.engine.realm} is starting; see kubectl get realm {i.engine.realm}",
+        )
+    if i.engine.down_for >= i.grace or not _was_ready(i):
+        return Verdict(
+            False,
+            ENGINE_UNREACHABLE,
+            f"the engine of realm {i.engine.realm} cannot be reached at {engine_host(namespace)}:{BUS_PORT}; "
+            f"see kubectl describe realm {i.engine.realm} and kubectl logs -n {namespace} agentos-engine-0",
+        )
+    return Verdict(True, LINKED, f"the link to the engine has been down for less than {i.grace:.0f} s")
+
+
+def functions_claimed(i: WorkerInput) -> Verdict:
+    """Every pattern of spec.owns is recorded for this Worker."""
+    if not i.wanted:
+        return Verdict(True, NOTHING_DECLARED)
+    if i.clashes:
+        held = "; ".join(clash.message for clash in i.clashes)
+        return Verdict(
+            False, CLASH, f"{held}; no pod runs until it is free: delete the holder, or claim other functions"
+        )
+    missing = sorted(pattern.text for pattern in i.wanted if pattern.text not in i.held)
+    if missing:
+        return Verdict(False, CLAIM_PENDING, f"{', '.join(missing)}: the claim is being recorded")
+    return Verdict(True, CLAIMED, ", ".join(sorted(pattern.text for pattern in i.wanted)))
+
+
+def dependencies_ready(i: WorkerInput) -> Verdict:
+    """Everything that the worker depends on is there, in a fitting version, and Ready."""
+    if i.effective is None or not manifest_valid(i).ok:
+        return Verdict(True, SATISFIED)
+    for name, wanted in sorted(i.effective.dependencies.items()):
+        if name in i.built_in:
+            continue
+        found = [provider for provider in i.providers if provider.manifest_name == name]
+        if not found:
+            return Verdict(
+                False,
+                DEPENDENCY_MISSING,
+                f"needs {name} {wanted}, which no Worker here has as its manifest's name; apply one, or mend the dependency",
+            )
+        fitting = [
+            p
+            for p in found
+            if wanted.strip() == "*" or (p.version is not None and Range.parse(wanted).contains(p.version))
+        ]
+        if not fitting:
+            have = ", ".join(f"Worker {p.worker} has {p.version or 'no known version'}" for p in found)
+            return Verdict(
+                False,
+                DEPENDENCY_VERSION,
+                f"needs {name} {wanted}; {have}; change the range or that Worker's spec.version",
+            )
+        if not any(provider.ready for provider in fitting):
+            return Verdict(
+                False, DEPENDENCY_NOT_READY, f"needs {name} {wanted}; Worker {fitting[0].worker} is not Ready yet"
+            )
+    return Verdict(True, SATISFIED)
+
+
+def available(i: WorkerInput) -> Verdict:
+    """As many pods as wanted are ready, gate included."""
+    wanted = i.worker["spec"].get("replicas", 1)
+    if wanted == 0:
+        return Verdict(False, SCALED_TO_ZERO, "spec.replicas is 0: no pod is wanted")
+    status = (i.deployment or {}).get("status", {})
+    if status.get("availableReplicas", 0) >= wanted:
+        return Verdict(True, AVAILABLE, f"{status.get('availableReplicas', 0)} of {wanted} pods are available")
+    if verdict := refusal(i.deployment or {}) or trouble(i.pods):
+        return verdict
+    running = [pod for pod in live(i.pods) if containers_ready(pod)]
+    if len(running) >= wanted and not registered(i).ok:
+        return registered(i)
+    # No counts here: they change while pods start, and each change would be a status write.
+    return Verdict(False, PODS_STARTING, f"waiting for {wanted} ready {'pod' if wanted == 1 else 'pods'}")
+
+
+def registered(i: WorkerInput) -> Verdict:
+    """As many pods as wanted are on the bus with the functions that the Worker owns."""
+    wanted = i.worker["spec"].get("replicas", 1)
+    if wanted == 0:
+        return Verdict(True, REGISTERED, "no pod is wanted")
+    if sum(gate(i, pod) for pod in live(i.pods)) >= wanted:
+        return Verdict(True, REGISTERED)
+    lacking = unanswered(i.wanted, i.connections)
+    metadata = i.worker["metadata"]
+    if i.connections and lacking:
+        what = f"it is connected to the engine, but has not registered {', '.join(lacking)}"
+    elif i.connections:
+        what = "not every pod has registered its functions on the engine"
+    else:
+        what = "no pod has connected to the engine at $III_URL"
+    return Verdict(
+        False,
+        NOT_REGISTERED,
+        f"{what}; look at its logs: kubectl logs -n {metadata['namespace']} -l {WORKER_UID_LABEL}={metadata['uid']}",
+    )
+
+
+def gate(i: WorkerInput, pod: Object) -> bool:
+    """What a pod's readiness gate should be: True once it answers on the bus.
+
+    It turns False again only when the pod has not answered for the grace while the link to the engine was up all that
+    time: an outage of engine or operator, or a short reconnection, changes nothing.
+    """
+    if _pod_answers(i, pod):
+        return True
+    settled = i.engine is not None and i.engine.linked and min(i.engine.up_for, i.quiet_for) >= i.grace
+    return is_true(pod, REGISTERED_GATE) and not settled
+
+
+def _pod_answers(i: WorkerInput, pod: Object) -> bool:
+    return answers(i.wanted, pod_connections(i.connections, pod))
+
+
+def _was_ready(i: WorkerInput) -> bool:
+    conditions = i.worker.get("status", {}).get("conditions", ())
+    return any(c["type"] == WorkerCondition.ENGINE_LINKED and c["status"] == "True" for c in conditions)
+
+
+# --- The bus ---
+
+
+def pod_connections(connections: Sequence[Connection], pod: ClusterObject) -> list[Connection]:
+    """A pod's own connections."""
+    return [connection for connection in connections if connection.pod_uid == pod["metadata"]["uid"]]
+
+
+def unanswered(owned: Sequence[Pattern], connections: Sequence[Connection]) -> list[str]:
+    """The patterns for which these connections have registered no function."""
+    ids = {function_id for connection in connections for function_id in connection.functions}
+    return [pattern.text for pattern in owned if not any(pattern.matches(function_id) for function_id in ids)]
+
+
+def answers(owned: Sequence[Pattern], connections: Sequence[Connection]) -> bool:
+    """Whether these connections (of one pod) serve what the Worker owns: each exact id, and something of each wildcard."""
+    return bool(connections) and not unanswered(owned, connections)
+
+
+# --- Status ---
+
+
+def _status(i: WorkerInput, verdicts: Mapping[str, Verdict], *, running: bool) -> dict[str, Any]:
+    metadata, before = i.worker["metadata"], i.worker.get("status", {})
+    deployment = (i.deployment or {}).get("status", {}) if running else {}
+    wanted = i.worker["spec"].get("replicas", 1)
+    settled = deployment.get("updatedReplicas", 0) >= wanted and deployment.get("replicas", 0) <= wanted
+    problem = trouble(i.pods)
+    progress = (
+        problem.message
+        if problem
+        else f"{deployment.get('updatedReplicas', 0)} of {wanted} pods have the newest template"
+    )
+    functions = sorted({function_id for connection in i.connections for function_id in connection.functions})
+    registered_pods = sum(gate(i, pod) for pod in live(i.pods))
+    status: dict[str, Any] = {
+        "observedGeneration": metadata["generation"],
+        "conditions": build_conditions(
+            verdicts,
+            settled=settled,
+            progress=progress,
+            before=before.get("conditions", ()),
+            generation=metadata["generation"],
+            now=i.now,
+        ),
+        "replicas": deployment.get("replicas", 0),
+        "readyReplicas": deployment.get("readyReplicas", 0),
+        "registeredPods": registered_pods,
+        "functions": functions[:FUNCTIONS_SHOWN],
+        "functionCount": len(functions),
+        "selector": f"{WORKER_UID_LABEL}={metadata['uid']}",
+        "engine": f"{engine_host(metadata['namespace'])}:{BUS_PORT}" if i.engine is not None else "",
+        "version": (i.effective.version if i.effective is not None else None) or "",
+    }
+    return status

@@ -1,0 +1,52 @@
+"""What all passes share."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from agentos_contracts.assign import Clash
+from agentos_contracts.tokens import SigningKey
+
+from ..api import Api
+from ..apply import Applier
+from ..cache import Cache
+from ..kinds import WORKER, Key, Object
+from ..links import Links
+from ..settings import Settings
+from ..status import StatusWriter
+from ..work_queue import WorkQueue
+
+CLAIMS = "Claims"
+"""Kind of the keys that stand for all function claims of one namespace."""
+
+
+@dataclass(slots=True)
+class Context:
+    """The leader's state beside the cache; everything in it can be made anew from the cluster."""
+
+    settings: Settings
+    api: Api
+    cache: Cache
+    queue: WorkQueue[Key]
+    signing_key: SigningKey
+    links: Links
+    applier: Applier
+    status: StatusWriter
+    waiting: dict[str, dict[str, tuple[Clash, ...]]] = field(default_factory=dict)
+    """Namespace → Worker uid → the clashes for which it waits."""
+    dirty: defaultdict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))
+    """Namespace → Workers to look at once its claims are decided."""
+
+    def worker_changed(self, key: Key) -> None:
+        """A Worker changed or went: its namespace's claims first, then itself."""
+        self.dirty[key.namespace].add(key)
+        self.queue.add(Key(CLAIMS, key.namespace, ""))
+
+    def workers_changed(self, namespace: str) -> None:
+        """Something that all Workers of a namespace depend on changed."""
+        for worker in self.cache.all(WORKER, namespace):
+            self.worker_changed(worker_key(worker))
+
+
+def worker_key(worker: Object) -> Key:
+    metadata = worker["metadata"]
+    return Key(WORKER.kind, metadata["namespace"], metadata["name"])

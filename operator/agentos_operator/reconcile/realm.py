@@ -1,0 +1,125 @@
+"""One pass over a Realm."""
+
+from datetime import UTC, datetime
+
+from agentos_contracts.validation import validate_realm
+
+from ..api import AlreadyExists, ApiError, NotFound
+from ..apply import NotOurs
+from ..kinds import NAMESPACE, PERSISTENT_VOLUME_CLAIM, POD, REALM, STATEFULSET, WORKER, Key, Object, owned_by
+from ..metrics import OBJECTS_WRITTEN
+from ..plan import realm as planner
+from ..plan.conditions import is_true
+from ..settings import ENGINE_NAME, REALM_LABEL
+from ..status import refused
+from .context import Context
+
+
+async def reconcile(context: Context, key: Key) -> None:
+    """Brings the realm's namespace, engine, link and status about."""
+    realm = context.cache.get(REALM, "", key.name)
+    if realm is None or realm["metadata"].get("deletionTimestamp"):
+        await _gone(context, key.name)
+        return
+    snapshot = await _observe(context, realm)
+    plan = planner.plan(snapshot)
+    status = plan.status
+    try:
+        if plan.namespace is not None:
+            await _take_namespace(context, plan.namespace)
+        for child in plan.children:
+            if await context.applier.ensure(child, realm["metadata"]["uid"]):
+                OBJECTS_WRITTEN.labels(child["kind"]).inc()
+        if plan.children:
+            context.links.keep(realm)
+    except NotOurs as error:
+        status = refused(status, "EngineAvailable", str(error))
+    except ApiError as error:
+        if error.status not in (400, 403, 422):
+            raise
+        status = refused(status, "EngineAvailable", f"the cluster refuses the engine's objects: {error.message}")
+    was_available = is_true(realm, "EngineAvailable")
+    await context.status.write(key, REALM, realm, status)
+    if was_available != is_true({"status": status}, "EngineAvailable"):
+        context.workers_changed(realm["spec"]["namespace"])
+    if not snapshot.linked and snapshot.down_for < snapshot.grace:
+        context.queue.add(key, snapshot.grace - snapshot.down_for + 0.1)
+
+
+async def _observe(context: Context, realm: Object) -> planner.RealmInput:
+    cache, name, namespace_name = context.cache, realm["metadata"]["name"], realm["spec"]["namespace"]
+    uid = realm["metadata"]["uid"]
+    try:
+        namespace = await context.api.get(NAMESPACE, None, namespace_name)
+    except NotFound:
+        namespace = None
+    statefulset = cache.get(STATEFULSET, namespace_name, ENGINE_NAME)
+    if statefulset is not None and not owned_by(statefulset, uid):
+        statefulset = None
+    link = context.links.get(name)
+    engine_ready = bool((statefulset or {}).get("status", {}).get("readyReplicas"))
+    stored = realm["spec"].get("engine", {}).get("storage")
+    return planner.RealmInput(
+        realm=realm,
+        now=datetime.now(UTC),
+        findings=validate_realm(realm),
+        namespace=namespace,
+        rival=_rival(context, realm),
+        statefulset=statefulset,
+        pods=[
+            p
+            for p in cache.all(POD, namespace_name)
+            if p["metadata"]["labels"].get("app.kubernetes.io/name") == ENGINE_NAME
+        ],
+        unbound_volume=await _unbound_volume(context, namespace_name) if stored and not engine_ready else "",
+        linked=link is not None and link.up,
+        down_for=context.links.down_for(name),
+        link_error=link.last_error if link else "",
+        connections=len(link) if link else 0,
+        workers=cache.all(WORKER, namespace_name),
+        image=context.settings.image,
+        verify_keys=context.signing_key.verify_key,
+        grace=context.settings.engine_grace,
+    )
+
+
+def _rival(context: Context, realm: Object) -> str:
+    """The older Realm that has the namespace already; empty when it is this one's."""
+    holder = context.cache.realm_of(realm["spec"]["namespace"])
+    return (
+        holder["metadata"]["name"]
+        if holder is not None and holder["metadata"]["uid"] != realm["metadata"]["uid"]
+        else ""
+    )
+
+
+async def _unbound_volume(context: Context, namespace: str) -> str:
+    name = f"data-{ENGINE_NAME}-0"
+    try:
+        claim = await context.api.get(PERSISTENT_VOLUME_CLAIM, namespace, name)
+    except NotFound:
+        return ""
+    return "" if claim.get("status", {}).get("phase") == "Bound" else name
+
+
+async def _take_namespace(context: Context, wanted: Object) -> None:
+    """Makes the namespace, or marks the one that is there as this Realm's. One that was there is never deleted with it."""
+    try:
+        await context.api.create(NAMESPACE, wanted)
+    except AlreadyExists:
+        labels = {REALM_LABEL: wanted["metadata"]["labels"][REALM_LABEL]}
+        await context.api.patch(NAMESPACE, None, wanted["metadata"]["name"], {"metadata": {"labels": labels}})
+
+
+async def _gone(context: Context, name: str) -> None:
+    await context.links.drop(name)
+    for statefulset in context.cache.all(STATEFULSET):
+        metadata = statefulset["metadata"]
+        if metadata["labels"].get(REALM_LABEL) != name:
+            continue
+        if not metadata.get("deletionTimestamp"):
+            # The garbage collector would do it as well, but learns of new kinds only every 30 s.
+            await context.api.delete(STATEFULSET, metadata["namespace"], metadata["name"], metadata["uid"])
+            for ref in metadata.get("ownerReferences", ()):
+                context.applier.forget(ref["uid"])
+        context.workers_changed(metadata["namespace"])

@@ -1,0 +1,217 @@
+"""One pass over a Worker."""
+
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from agentos_contracts.effective import Effective, effective
+from agentos_contracts.findings import Finding, errors
+from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest, read_manifest, validate_manifest
+from agentos_contracts.tokens import Identity, Role, issue
+from agentos_contracts.validation import image_findings, validate_worker
+from agentos_contracts.worker import WorkerSpec
+
+from ..api import STRATEGIC, ApiError, Conflict, NotFound
+from ..apply import NotOurs
+from ..kinds import CLAIM, CONFIG_MAP, DEPLOYMENT, POD, WORKER, Key, Object, owned_by
+from ..links import issued_at
+from ..metrics import GATE_SECONDS, OBJECTS_SECONDS, OBJECTS_WRITTEN
+from ..plan import worker as planner
+from ..plan.claims import holders, patterns_of
+from ..plan.conditions import is_true
+from ..settings import REGISTERED_GATE
+from ..status import refused
+from .context import CLAIMS, Context, worker_key
+
+log = logging.getLogger(__name__)
+
+
+class WorkerReconciler:
+    """Passes over Workers, and what they have to know of each other."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._facts: dict[str, planner.Dependency] = {}
+        self._needs: dict[str, frozenset[str]] = {}
+        self._config_maps: dict[Key, tuple[str, str]] = {}
+        self._first_seen: dict[str, float] = {}
+
+    def users_of_config_map(self, namespace: str, name: str) -> list[Key]:
+        """Workers that read their manifest from this ConfigMap."""
+        return [worker for worker, used in self._config_maps.items() if used == (namespace, name)]
+
+    def seen(self, uid: str) -> None:
+        """A new Worker came by the watch: its objects are timed from here."""
+        self._first_seen[uid] = time.monotonic()
+
+    async def reconcile(self, key: Key) -> None:
+        cache = self._context.cache
+        worker = cache.get(WORKER, key.namespace, key.name)
+        deployment = cache.get(DEPLOYMENT, key.namespace, key.name)
+        if worker is None or worker["metadata"].get("deletionTimestamp"):
+            await self._gone(key, worker, deployment)
+            return
+        uid = worker["metadata"]["uid"]
+        snapshot = await self._observe(key, worker, deployment if deployment and owned_by(deployment, uid) else None)
+        plan = planner.plan(snapshot)
+        status = plan.status
+        for pod, answers in plan.gates:
+            await self._set_gate(pod, answers, snapshot.quiet_for)
+        try:
+            for child in plan.children:
+                if await self._context.applier.ensure(child, uid):
+                    OBJECTS_WRITTEN.labels(child["kind"]).inc()
+            if plan.children and (seen := self._first_seen.pop(uid, None)) is not None:
+                seconds = time.monotonic() - seen
+                OBJECTS_SECONDS.observe(seconds)
+                log.info("objects written", extra={"object": str(key), "seconds": round(seconds, 4)})
+        except NotOurs as error:
+            status = refused(status, "Available", str(error))
+        except ApiError as error:
+            if error.status not in (400, 403, 422):
+                raise
+            status = refused(status, "Available", f"the cluster refuses the worker's objects: {error.message}")
+        if plan.stop and snapshot.deployment is not None:
+            await self._delete_deployment(key, snapshot.deployment)
+        self._remember(worker, snapshot.effective, status)
+        await self._context.status.write(key, WORKER, worker, status)
+        if plan.requeue_after is not None:
+            self._context.queue.add(key, plan.requeue_after)
+
+    async def _set_gate(self, pod: Object, answers: bool, quiet_for: float) -> None:
+        metadata = pod["metadata"]
+        condition = {
+            "type": REGISTERED_GATE,
+            "status": "True" if answers else "False",
+            "reason": "Registered" if answers else "NotRegistered",
+            "message": "its functions answer on the bus" if answers else "its connection to the engine is gone",
+            "lastTransitionTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        started = time.monotonic()
+        # The uid: a pod made anew under the same name must not inherit this. The cache is told by the watch.
+        body = {"metadata": {"uid": metadata["uid"]}, "status": {"conditions": [condition]}}
+        try:
+            written = await self._context.api.patch(
+                POD, metadata["namespace"], metadata["name"], body, "status", STRATEGIC
+            )
+        except (NotFound, Conflict):
+            return
+        self._context.cache.put(written)
+        if answers:
+            seconds = quiet_for + time.monotonic() - started
+            GATE_SECONDS.observe(seconds)
+            log.info(
+                "gate set",
+                extra={"object": f"pod/{metadata['namespace']}/{metadata['name']}", "seconds": round(seconds, 4)},
+            )
+
+    async def _gone(self, key: Key, worker: Object | None, deployment: Object | None) -> None:
+        self._config_maps.pop(key, None)
+        self._context.status.forget(key)
+        if deployment is not None:
+            owners = [
+                ref["uid"] for ref in deployment["metadata"].get("ownerReferences", ()) if ref["kind"] == WORKER.kind
+            ]
+            # The garbage collector would do it as well, but learns of new kinds only every 30 s.
+            if owners and (worker is None or worker["metadata"]["uid"] == owners[0]):
+                await self._delete_deployment(key, deployment)
+                self._context.applier.forget(owners[0])
+                for known in (self._facts, self._needs, self._first_seen):
+                    known.pop(owners[0], None)
+        self._context.queue.add(Key(CLAIMS, key.namespace, ""))
+
+    async def _delete_deployment(self, key: Key, deployment: Object) -> None:
+        metadata = deployment["metadata"]
+        if not metadata.get("deletionTimestamp"):
+            await self._context.api.delete(DEPLOYMENT, key.namespace, key.name, metadata["uid"])
+            self._context.cache.drop(Key(DEPLOYMENT.kind, key.namespace, key.name), metadata["uid"])
+
+    async def _observe(self, key: Key, worker: Object, deployment: Object | None) -> planner.WorkerInput:
+        context, uid = self._context, worker["metadata"]["uid"]
+        manifest, findings, missing = await self._manifest(key, worker)
+        realm = context.cache.realm_of(key.namespace)
+        realm_name = realm["metadata"]["name"] if realm else ""
+        link = context.links.get(realm_name)
+        identity = Identity(realm_name, f"{key.namespace}/{key.name}", uid, Role.WORKER)
+        claims = context.cache.all(CLAIM, key.namespace)
+        others = [w["metadata"]["uid"] for w in context.cache.all(WORKER, key.namespace)]
+        return planner.WorkerInput(
+            worker=worker,
+            now=datetime.now(UTC),
+            engine=self._engine(realm) if realm else None,
+            effective=_effective(worker, manifest, findings),
+            findings=findings,
+            manifest_missing=missing,
+            wanted=patterns_of(worker),
+            held=frozenset(h.pattern for claim in claims for h in holders(claim) if h.uid == uid),
+            clashes=context.waiting.get(key.namespace, {}).get(uid, ()),
+            providers=[self._facts[other] for other in others if other in self._facts],
+            built_in=BUILT_IN_WORKERS,
+            deployment=deployment,
+            pods=context.cache.pods_of(uid),
+            connections=link.of(uid) if link else (),
+            quiet_for=time.monotonic() - link.touched(uid) if link else 0.0,
+            token=issue(context.signing_key, identity, issued_at(worker)),
+            grace=context.settings.engine_grace,
+        )
+
+    def _engine(self, realm: Object) -> planner.EngineView:
+        name = realm["metadata"]["name"]
+        link = self._context.links.get(name)
+        return planner.EngineView(
+            realm=name,
+            ready=is_true(realm, "EngineAvailable"),
+            linked=link is not None and link.up,
+            up_for=self._context.links.up_for(name),
+            down_for=self._context.links.down_for(name),
+        )
+
+    async def _manifest(self, key: Key, worker: Object) -> tuple[dict | None, list[Finding], str]:
+        """The manifest (None: unreadable), all findings on it and on the spec, and why it is missing, if it is."""
+        spec = worker["spec"]
+        reference = (spec.get("manifestFrom") or {}).get("configMapKeyRef")
+        if not reference:
+            self._config_maps.pop(key, None)
+            inline = spec.get("manifest")
+            return inline if isinstance(inline, dict) else None, validate_worker(worker), ""
+        name, entry = reference["name"], reference.get("key", "iii.worker.yaml")
+        self._config_maps[key] = (key.namespace, name)
+        try:
+            config_map = await self._context.api.get(CONFIG_MAP, key.namespace, name)
+        except NotFound:
+            return None, [], f"ConfigMap {name} is not there; create it, or mend spec.manifestFrom"
+        text = config_map.get("data", {}).get(entry)
+        if text is None:
+            there = ", ".join(sorted(config_map.get("data", {}))) or "none"
+            return None, [], f"ConfigMap {name} has no key {entry} (its keys: {there}); mend spec.manifestFrom"
+        manifest, findings = read_manifest(text)
+        if manifest is not None:
+            path = f"configmap/{name}[{entry}]"
+            findings = [*findings, *validate_manifest(manifest, path), *image_findings(spec, manifest)]
+        return manifest, [*findings, *validate_worker(worker)], ""
+
+    def _remember(self, worker: Object, known: Effective | None, status: Mapping[str, Any]) -> None:
+        """Keeps what others may depend on, and wakes those that do when it changed."""
+        if known is None:
+            return
+        metadata = worker["metadata"]
+        fact = planner.Dependency(
+            metadata["name"], known.name or metadata["name"], known.version, is_true({"status": status}, "Ready")
+        )
+        changed = self._facts.get(metadata["uid"]) != fact
+        self._facts[metadata["uid"]] = fact
+        self._needs[metadata["uid"]] = frozenset(known.dependencies)
+        if changed:
+            for other in self._context.cache.all(WORKER, metadata["namespace"]):
+                if fact.manifest_name in self._needs.get(other["metadata"]["uid"], ()):
+                    self._context.queue.add(worker_key(other))
+
+
+def _effective(worker: Object, manifest: dict | None, findings: list[Finding]) -> Effective | None:
+    """What the worker runs with; None while there are errors, for then nothing new is started."""
+    if manifest is None or errors(findings):
+        return None
+    spec = WorkerSpec.model_validate(worker["spec"], by_name=False)
+    return effective(spec, Manifest.model_validate(manifest))

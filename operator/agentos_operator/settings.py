@@ -1,0 +1,67 @@
+"""What the operator is told by its environment. The chart sets every one of these (charts/agentos)."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+GROUP = "agentos.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+FIELD_MANAGER = "agentos-operator"
+
+# Labels and annotations on everything that the operator makes.
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+WORKER_LABEL = f"{GROUP}/worker"
+WORKER_UID_LABEL = f"{GROUP}/worker-uid"
+REALM_LABEL = f"{GROUP}/realm"
+APPLIED_HASH_ANNOTATION = f"{GROUP}/applied-hash"
+REGISTERED_GATE = f"{GROUP}/registered"
+
+ENGINE_NAME = "agentos-engine"
+BUS_PORT, HTTP_PORT, ADMIN_PORT = 49134, 3111, 9464
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One operator process. Times are in seconds."""
+
+    namespace: str
+    """Where the operator, its Lease and its keys live."""
+    pod_name: str
+    pod_uid: str
+    image: str
+    """The engine's image, unless a Realm names its own."""
+    default_realm: str
+    """Name of the Realm that is made at start; empty: none."""
+    default_realm_namespace: str
+    webhook_service: str
+    """Service that the webhook's certificate is for; empty: no webhook is served."""
+    webhook_configuration: str
+    """ValidatingWebhookConfiguration whose caBundle the operator keeps."""
+    log_level: str = "INFO"
+    webhook_port: int = 9443
+    health_port: int = 8080
+    consumers: int = 8
+    """How many keys are reconciled at a time."""
+    resync: float = 600.0
+    """Everything is looked at again this often, event or not."""
+    engine_grace: float = 15.0
+    """How long the engine may be out of reach before a Worker stops being Ready."""
+    status_debounce: float = 5.0
+    """Status changes that do not touch Ready are gathered for this long, to save writes."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Reads the variables that the chart sets; raises KeyError naming one that has to be there and is not."""
+        realm = environ.get("AGENTOS_DEFAULT_REALM", "")
+        return cls(
+            namespace=environ["POD_NAMESPACE"],
+            pod_name=environ["POD_NAME"],
+            pod_uid=environ.get("POD_UID", ""),
+            image=environ["AGENTOS_IMAGE"],
+            default_realm=realm,
+            default_realm_namespace=environ.get("AGENTOS_DEFAULT_REALM_NAMESPACE", realm),
+            webhook_service=environ.get("AGENTOS_WEBHOOK_SERVICE", ""),
+            webhook_configuration=environ.get("AGENTOS_WEBHOOK_CONFIGURATION", ""),
+            log_level=environ.get("AGENTOS_LOG_LEVEL", "INFO"),
+        )

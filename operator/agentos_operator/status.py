@@ -1,0 +1,70 @@
+"""The one status write of a pass: only when something changed, and with little things gathered for a moment."""
+
+import asyncio
+import logging
+from typing import Any
+
+from agentos_contracts.reasons import POD_REFUSED
+
+from .api import Api, NotFound
+from .cache import Cache
+from .events import Recorder
+from .kinds import Key, Kind, Object
+from .metrics import STATUS_WRITES
+from .plan.conditions import condition_of
+from .work_queue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+
+class StatusWriter:
+    """Writes ``status`` by merge patch. A change of Ready goes out at once; any other one waits ``debounce`` seconds for more."""
+
+    def __init__(self, api: Api, cache: Cache, queue: WorkQueue[Key], recorder: Recorder, debounce: float) -> None:
+        self._api, self._cache, self._queue, self._recorder, self._debounce = api, cache, queue, recorder, debounce
+        self._due: dict[Key, float] = {}
+
+    async def write(self, key: Key, kind: Kind, obj: Object, status: dict[str, Any]) -> None:
+        """Makes the object's status this one; an object that is gone is fine."""
+        before = obj.get("status", {})
+        if all(before.get(field) == value for field, value in status.items()):
+            self._due.pop(key, None)
+            return
+        now = asyncio.get_running_loop().time()
+        if before.get("conditions") and _ready(before) == _ready(status):
+            due = self._due.setdefault(key, now + self._debounce)
+            if now < due:
+                self._queue.add(key, due - now + 0.01)
+                return
+        self._due.pop(key, None)
+        metadata = obj["metadata"]
+        try:
+            # The uid makes the patch fail rather than hit a new object of the same name.
+            body = {"metadata": {"uid": metadata["uid"]}, "status": status}
+            written = await self._api.patch(kind, metadata.get("namespace"), metadata["name"], body, "status")
+        except NotFound:
+            return
+        STATUS_WRITES.labels(kind.kind).inc()
+        self._cache.put(written)
+        ready = condition_of(written, "Ready")
+        if _ready(before)[:2] != _ready(status)[:2]:
+            log.info("ready changed", extra={"object": str(key), "ready": ready["status"], "reason": ready["reason"]})
+            await self._recorder.record(written, ready["reason"], ready["message"], warning=ready["status"] == "False")
+
+    def forget(self, key: Key) -> None:
+        self._due.pop(key, None)
+
+
+def _ready(status: dict[str, Any]) -> tuple[Any, ...]:
+    ready = condition_of({"status": status}, "Ready")
+    return ready.get("status"), ready.get("reason"), ready.get("message"), ready.get("observedGeneration")
+
+
+def refused(status: dict[str, Any], condition: str, message: str) -> dict[str, Any]:
+    """The same status, but with the cluster's refusal as the named condition and as the reason of Ready."""
+    told = {"status": "False", "reason": POD_REFUSED.name, "message": message}
+    conditions = [c | told if c["type"] in (condition, "Ready", "Reconciling") else c for c in status["conditions"]]
+    for c in conditions:
+        if c["type"] == "Reconciling":
+            c["status"] = "True"
+    return status | {"conditions": conditions}

@@ -1,0 +1,142 @@
+"""The validating admission webhook: the same findings as everywhere else, all at once, before anything is stored.
+
+It refuses what is wrong in itself. What only clashes with others is admitted with a warning: a refusal would block GitOps
+tools, which apply the new Worker before they prune the old one.
+"""
+
+import asyncio
+import base64
+import logging
+import ssl
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import kopf
+from agentos_contracts.findings import Finding, errors
+from agentos_contracts.findings import warnings as warnings_in
+from agentos_contracts.patterns import Pattern
+from agentos_contracts.validation import validate
+from aiohttp import web
+
+from .api import Api, ApiError
+from .cache import Cache
+from .keys import Certificate, webhook_certificate
+from .kinds import CLAIM, VALIDATING_WEBHOOK, WORKER, Object
+from .metrics import ADMISSIONS
+from .plan.claims import holders, patterns_of
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_REVIEW = 4 << 20
+"""Bytes; etcd's limit for one object is 1.5 MiB, and a review of an update holds two."""
+ROTATION_CHECK = 3600.0
+RECORD_RETRY = 5.0
+PATH = "/validate"
+
+
+class Webhook:
+    """Serves HTTPS in the way that kopf asks of an admission server, and keeps the configuration's ``caBundle`` right."""
+
+    def __init__(self, settings: Settings, api: Api, cache: Cache) -> None:
+        self._settings, self._api, self._cache = settings, api, cache
+        self._host = f"{settings.webhook_service}.{settings.namespace}.svc"
+        self.serving = False
+
+    async def serve(self, review: Any) -> AsyncIterator[Any]:
+        """kopf's protocol for admission servers: yields once the server runs, then never again."""
+        certificate = await webhook_certificate(self._api, self._settings.namespace, self._host)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        _load(context, certificate)
+
+        async def handle(request: web.Request) -> web.Response:
+            return web.json_response(await review(await request.json()))
+
+        app = web.Application(client_max_size=MAX_REVIEW)
+        app.router.add_post(PATH, handle)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, port=self._settings.webhook_port, ssl_context=context).start()
+            self.serving = True
+            await self._publish(certificate)
+            yield {"url": f"https://{self._host}{PATH}"}
+            while True:
+                await asyncio.sleep(ROTATION_CHECK)
+                renewed = await webhook_certificate(self._api, self._settings.namespace, self._host)
+                if renewed != certificate:
+                    certificate = renewed
+                    _load(context, certificate)
+                await self._publish(certificate)
+        finally:
+            self.serving = False
+            await runner.cleanup()
+
+    async def _publish(self, certificate: Certificate) -> None:
+        """Tells the API server which authority to trust. Retried until it works: without it the webhook is ignored."""
+        bundle = base64.b64encode(certificate.authority.encode()).decode()
+        name = self._settings.webhook_configuration
+        while name:
+            try:
+                configuration = await self._api.get(VALIDATING_WEBHOOK, None, name)
+                hooks = configuration.get("webhooks", [])
+                if all(hook["clientConfig"].get("caBundle") == bundle for hook in hooks):
+                    return
+                changed = [hook | {"clientConfig": hook["clientConfig"] | {"caBundle": bundle}} for hook in hooks]
+                version = {"resourceVersion": configuration["metadata"]["resourceVersion"]}
+                await self._api.patch(VALIDATING_WEBHOOK, None, name, {"metadata": version, "webhooks": changed})
+            except (ApiError, OSError, TimeoutError) as error:
+                log.warning(
+                    "the webhook's caBundle could not be set", extra={"configuration": name, "error": str(error)}
+                )
+                await asyncio.sleep(RECORD_RETRY)
+            else:
+                log.info("the webhook's caBundle is set", extra={"configuration": name})
+
+    def review(self, body: kopf.Body, warnings: list[str], **_: Any) -> None:
+        """One admission review; raises AdmissionError with all errors, one a line."""
+        resource: Any = dict(body)
+        findings = validate(resource)
+        kind = str(resource.get("kind", ""))
+        found = errors(findings)
+        if found:
+            ADMISSIONS.labels(kind, "refused").inc()
+            raise kopf.AdmissionError(refusal(found), code=422)
+        warnings += [str(finding) for finding in warnings_in(findings)]
+        if kind == WORKER.kind:
+            warnings += self.clashes(resource)
+        ADMISSIONS.labels(kind, "admitted").inc()
+
+    def clashes(self, worker: Object) -> list[str]:
+        """Warnings for the patterns that another Worker holds now."""
+        metadata = worker["metadata"]
+        told = []
+        claims = {claim["spec"]["segment"]: claim for claim in self._cache.all(CLAIM, metadata.get("namespace", ""))}
+        for index, pattern in enumerate(patterns_of(worker)):
+            for holder in holders(claims[pattern.segment]) if pattern.segment in claims else ():
+                if holder.worker != metadata.get("name") and pattern.clashes(Pattern.parse(holder.pattern)):
+                    how = "is" if pattern.text == holder.pattern else f"overlaps {holder.pattern}, which is"
+                    told.append(
+                        f"spec.owns[{index}]: {pattern} {how} held by Worker {holder.worker}; this Worker waits, without "
+                        "a pod, and takes over by itself when that one is deleted"
+                    )
+        return told
+
+
+def refusal(found: list[Finding]) -> str:
+    """All errors of a resource as one message for ``kubectl apply``."""
+    lines = [str(finding) for finding in found]
+    return lines[0] if len(lines) == 1 else f"{len(lines)} errors:\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _load(context: ssl.SSLContext, certificate: Certificate) -> None:
+    # ssl reads certificates from files only; these are gone as soon as they are read.
+    with tempfile.TemporaryDirectory() as folder:
+        chain, key = Path(folder, "tls.crt"), Path(folder, "tls.key")
+        chain.write_text(certificate.certificate)
+        key.touch(mode=0o600)
+        key.write_text(certificate.key)
+        context.load_cert_chain(chain, key)

@@ -1,0 +1,138 @@
+"""The main job from nothing: a cluster, the chart, a worker that answers, and what happens when names clash.
+
+``python -m tests.demo`` runs it (``make demo``); with KEEP=1 the cluster stays. ``python -m tests.demo urls`` prints where a
+kept cluster's engine is reached from this host (``make -s engine-urls``).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from tests import cluster as clusters
+from tests.cluster import Cluster
+from tests.cluster.progress import Steps
+
+ROOT = Path(__file__).parent.parent
+NAMESPACE, REALM_NAMESPACE, REALM = "agentos-system", "default", "default"
+HTTP_PORT, BUS_PORT = 3111, 49134
+READY_TIMEOUT = "180s"
+
+
+def main() -> int:
+    """Runs the demo; returns the exit code."""
+    name, keep = clusters.default_name(), os.environ.get("KEEP") == "1"
+    steps = Steps()
+    try:
+        with steps("bring up the cluster"):
+            cluster = clusters.up(name, steps)
+        with steps("build and load the image"):
+            cluster.load_image(clusters.build_image(steps))
+        show(cluster, steps)
+    except subprocess.CalledProcessError as error:
+        print(f"\n{' '.join(map(str, error.cmd))}\n{error.stdout or ''}{error.stderr or ''}", file=sys.stderr)
+        return 1
+    finally:
+        if not keep:
+            with steps("remove every trace"):
+                clusters.down(name)
+        steps.table()
+    if keep:
+        print(
+            "\nThe cluster stays. Reach it with\n  export KUBECONFIG=$(make -s kubeconfig)\n  make -s engine-urls\n"
+            "and remove it with\n  make demo-down"
+        )
+    return 0
+
+
+def install(cluster: Cluster) -> None:
+    """The chart, as a user installs it; not waiting for anything."""
+    release = ["agentos", str(ROOT / "charts" / "agentos"), "--namespace", NAMESPACE, "--create-namespace"]
+    cluster.helm("upgrade", "--install", *release)
+
+
+def show(cluster: Cluster, steps: Steps) -> None:
+    """Everything that there is to see, on a running cluster with the image present."""
+
+    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        print(f"\n$ kubectl {' '.join(arguments)}")
+        done = cluster.kubectl(*arguments, check=check, timeout=240)
+        print((done.stdout + done.stderr).rstrip())
+        return done
+
+    with steps("helm install, and a Worker at once after it"):
+        print("\n$ helm install agentos charts/agentos --namespace agentos-system --create-namespace")
+        install(cluster)
+        run("apply", "-f", "examples/wasm-sandbox.yaml")
+    with steps("wait until its functions answer"):
+        run("wait", "--for=condition=Ready", "worker/wasm-sandbox", f"--timeout={READY_TIMEOUT}")
+    with steps("run a WebAssembly module through the engine's REST port"):
+        base = f"http://{cluster.service_address(REALM_NAMESPACE, 'agentos-engine', HTTP_PORT)}"
+        module = greet_module()
+        validated = post(f"{base}/wasm/validate", {"moduleId": "greet", "wasm": list(module)})
+        executed = post(f"{base}/wasm/execute", {"moduleId": "greet", "input": {"name": "Kubernetes"}})
+        print(f"\nPOST {base}/wasm/validate  ({len(module)} bytes)\n{json.dumps(validated, indent=2)}")
+        print(f"\nPOST {base}/wasm/execute\n{json.dumps(executed, indent=2)}")
+    run("get", "workers,realms,functionclaims", "--all-namespaces")
+    with steps("a Worker that claims sandbox is refused"):
+        if run("apply", "-f", "examples/refused/sandbox.yaml", check=False).returncode == 0:
+            raise RuntimeError("a Worker that claims sandbox::* was admitted")
+    with steps("a second Worker for wasm waits, and takes over when the first goes"):
+        run("apply", "-f", "examples/wasm-rival.yaml")
+        run(
+            "wait",
+            "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=Clash",
+            "worker/wasm-rival",
+            "--timeout=60s",
+        )
+        run("get", "workers", "-o", "wide")
+        run("get", "pods", "-l", "agentos.dev/worker=wasm-rival")
+        run("delete", "worker", "wasm-sandbox")
+        run("wait", "--for=condition=Ready", "worker/wasm-rival", f"--timeout={READY_TIMEOUT}")
+        run("get", "workers,functionclaims")
+
+
+def greet_module() -> bytes:
+    """The example guest (examples/wasm/greet.wat), compiled."""
+    import wasmtime
+
+    return bytes(wasmtime.wat2wasm((ROOT / "examples" / "wasm" / "greet.wat").read_text()))
+
+
+def post(url: str, body: Any) -> Any:
+    """One REST call; the answer's JSON, or RuntimeError with what the server said."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(f"POST {url}: {error.code} {error.read().decode(errors='replace')}") from error
+
+
+def engine_urls(cluster: Cluster) -> dict[str, str]:
+    """Where the default realm's engine is reached from this host; the bus with a token for it."""
+    token = cluster.kubectl(
+        "exec", "-n", NAMESPACE, "deploy/agentos-operator", "--", "agentos-operator", "token", "--realm", REALM
+    ).stdout.strip()
+    bus = cluster.service_address(REALM_NAMESPACE, "agentos-engine", BUS_PORT)
+    http = cluster.service_address(REALM_NAMESPACE, "agentos-engine", HTTP_PORT)
+    return {"ws": f"ws://{bus}/w/{token}/host", "http": f"http://{http}"}
+
+
+def urls() -> int:
+    """Prints ``ws=…`` and ``http=…``; returns the exit code."""
+    cluster = clusters.find(clusters.default_name())
+    if cluster is None:
+        print("no cluster is up; make one with: make demo KEEP=1", file=sys.stderr)
+        return 1
+    for name, url in engine_urls(cluster).items():
+        print(f"{name}={url}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(urls() if sys.argv[1:] == ["urls"] else main())

@@ -1,0 +1,54 @@
+"""A cluster with the chart installed: a kept one when there is one, else one of the tests' own."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests import cluster as clusters
+from tests import demo
+from tests.cluster import Cluster
+from tests.cluster.progress import Steps
+from tests.e2e.support import NAMESPACE, until
+
+
+@pytest.fixture(scope="session")
+def installed() -> Iterator[Cluster]:
+    """The cluster, with operator and default realm up; removed afterwards unless it was there before."""
+    name = clusters.default_name()
+    kept = clusters.find(name)
+    steps = Steps()
+    cluster = kept or clusters.up(os.environ.get("AGENTOS_CLUSTER", "agentos-test"), steps)
+    try:
+        with steps("build and load the image"):
+            changed = cluster.load_image(clusters.build_image(steps))
+        with steps("install the chart"):
+            demo.install(cluster)
+            if kept and changed is not False:
+                cluster.kubectl("rollout", "restart", "-n", demo.NAMESPACE, "deployment/agentos-operator")
+                cluster.kubectl("rollout", "restart", "-n", NAMESPACE, "statefulset/agentos-engine", check=False)
+            cluster.kubectl(
+                "rollout", "status", "-n", demo.NAMESPACE, "deployment/agentos-operator", "--timeout=120s", timeout=130
+            )
+            until("the default Realm", lambda: cluster.kubectl("get", "realm", "default", check=False).returncode == 0)
+            cluster.kubectl("wait", "--for=condition=Ready", "realm/default", "--timeout=120s", timeout=130)
+        yield cluster
+    finally:
+        if kept is None:
+            with steps("remove the cluster"):
+                clusters.down(cluster.name)
+
+
+@pytest.fixture
+def cluster(installed: Cluster) -> Iterator[Cluster]:
+    """The installed cluster, without Workers before and after each test."""
+    yield installed
+    installed.kubectl("delete", "workers", "--all", "-n", NAMESPACE, "--timeout=60s", timeout=70)
+    until(
+        "no pod of a Worker is left",
+        lambda: (
+            not installed.kubectl(
+                "get", "pods", "-n", NAMESPACE, "-l", "agentos.dev/worker", "-o", "name"
+            ).stdout.strip()
+        ),
+    )

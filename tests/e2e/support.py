@@ -1,0 +1,102 @@
+"""What the end-to-end tests share: small Workers, and waiting for what a user would see."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.cluster import Cluster
+
+IMAGE = "localhost/agentos:0.1.0"
+NAMESPACE = "default"
+SCRIPT = """
+import os, signal, threading
+from iii import InitOptions, register_worker
+worker = register_worker(os.environ["III_URL"], InitOptions())
+for name in os.environ["FUNCTIONS"].split():
+    worker.register_function(name, lambda data: {"echo": data, "from": os.environ["III_WORKER_NAME"]})
+    worker.register_trigger({"type": "http", "function_id": name, "config": {"api_path": name.replace("::", "/"), "http_method": "POST"}})
+ended = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: ended.set())
+ended.wait()
+worker.shutdown()
+"""
+"""A worker on the unmodified SDK that registers the functions that its environment names, each with a route."""
+
+
+def worker(name: str, *functions: str, owns: list[str] | None = None, **spec: Any) -> dict[str, Any]:
+    """A small Worker that registers ``functions``; ``owns`` is what it claims (those functions, unless told)."""
+    body: dict[str, Any] = {
+        "image": IMAGE,
+        "command": ["python3", "-c", SCRIPT],
+        "env": [{"name": "FUNCTIONS", "value": " ".join(functions)}, {"name": "OTEL_ENABLED", "value": "false"}],
+        "owns": list(functions) if owns is None else owns,
+        "manifest": {"name": name, "iii": "v1"},
+    }
+    body |= spec
+    body = {key: value for key, value in body.items() if value is not None}
+    return {
+        "apiVersion": "agentos.dev/v1alpha1",
+        "kind": "Worker",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": body,
+    }
+
+
+def apply(cluster: Cluster, *objects: dict[str, Any], check: bool = True) -> subprocess.CompletedProcess[str]:
+    """kubectl apply of objects."""
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)} if len(objects) != 1 else objects[0])
+    return cluster.kubectl("apply", "-f", "-", input=text, check=check)
+
+
+def get(cluster: Cluster, kind: str, name: str, namespace: str = NAMESPACE) -> dict[str, Any]:
+    """One object; empty when it is not there."""
+    done = cluster.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
+    return json.loads(done.stdout) if done.stdout.strip() else {}
+
+
+def listed(cluster: Cluster, kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[dict[str, Any]]:
+    """The objects of a kind."""
+    options = ["-l", selector] if selector else []
+    return json.loads(cluster.kubectl("get", kind, "-n", namespace, "-o", "json", *options).stdout)["items"]
+
+
+def condition(obj: dict[str, Any], name: str) -> tuple[str, str, str]:
+    """Status, reason and message of a condition; empty texts when it is not there."""
+    found = next((c for c in obj.get("status", {}).get("conditions", ()) if c["type"] == name), {})
+    return found.get("status", ""), found.get("reason", ""), found.get("message", "")
+
+
+def until(what: str, holds: Callable[[], Any], timeout: float = 60.0) -> Any:
+    """Asks again and again until the answer is true, and returns it; fails with ``what`` and the last answer."""
+    deadline, answer = time.monotonic() + timeout, None
+    while time.monotonic() < deadline:
+        answer = holds()
+        if answer:
+            return answer
+        time.sleep(0.2)
+    raise AssertionError(f"not within {timeout:.0f} s: {what}; last answer: {answer!r}")
+
+
+def until_condition(cluster: Cluster, name: str, kind: str, status: str, reason: str, timeout: float = 60.0) -> str:
+    """Waits until a Worker's condition has this status and reason; returns its message."""
+
+    def holds() -> bool:
+        seen.append(condition(get(cluster, "worker", name), kind))
+        return seen[-1][:2] == (status, reason)
+
+    seen: list[tuple[str, str, str]] = []
+    try:
+        until(f"{kind}={status} ({reason}) of {name}", holds, timeout)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it was {seen[-1]}") from None
+    return seen[-1][2]
+
+
+def until_ready(cluster: Cluster, *names: str, timeout: float = 90.0) -> None:
+    """Waits until Workers are Ready, as a user would."""
+    cluster.kubectl(
+        "wait", "-n", NAMESPACE, "--for=condition=Ready", *(f"worker/{name}" for name in names), f"--timeout={timeout:.0f}s",
+        timeout=timeout + 10,
+    )  # fmt: skip

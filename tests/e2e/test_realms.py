@@ -1,0 +1,118 @@
+"""Realms: a namespace, an engine, storage, and what deletion leaves."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.e2e.support import apply, condition, get, until, until_condition, worker
+
+pytestmark = pytest.mark.cluster
+
+
+def realm(name: str, **spec: object) -> dict:
+    body = {"namespace": name} | spec
+    return {"apiVersion": "agentos.dev/v1alpha1", "kind": "Realm", "metadata": {"name": name}, "spec": body}
+
+
+@pytest.fixture
+def realms(cluster: Cluster) -> Iterator[Cluster]:
+    yield cluster
+    for kind, name in (("realm", "side"), ("realm", "rival"), ("namespace", "side"), ("pv", "side-volume")):
+        cluster.kubectl("delete", kind, name, "--ignore-not-found", "--timeout=90s", timeout=100)
+
+
+def wait_ready(cluster: Cluster, name: str) -> None:
+    cluster.kubectl("wait", "--for=condition=Ready", f"realm/{name}", "--timeout=90s", timeout=100)
+
+
+def test_a_realm_makes_its_namespace_and_engine_and_runs_workers_there(realms: Cluster) -> None:
+    apply(realms, realm("side"))
+    wait_ready(realms, "side")
+    there = worker("lodger", "lodger::one")
+    there["metadata"]["namespace"] = "side"
+    apply(realms, there)
+    realms.kubectl("wait", "-n", "side", "--for=condition=Ready", "worker/lodger", "--timeout=90s", timeout=100)
+    until("the realm counts it", lambda: get(realms, "realm", "side", "")["status"]["readyWorkers"] == 1)
+
+
+def test_the_same_functions_may_be_owned_in_each_realm(realms: Cluster) -> None:
+    apply(realms, realm("side"))
+    wait_ready(realms, "side")
+    here, there = worker("twin", "twin::one"), worker("twin", "twin::one")
+    there["metadata"]["namespace"] = "side"
+    apply(realms, here, there)
+    for namespace in ("default", "side"):
+        realms.kubectl("wait", "-n", namespace, "--for=condition=Ready", "worker/twin", "--timeout=90s", timeout=100)
+
+
+def test_a_namespace_belongs_to_one_realm(realms: Cluster) -> None:
+    apply(realms, realm("rival", namespace="default"))
+    until(
+        "the later Realm is told", lambda: condition(get(realms, "realm", "rival", ""), "Ready")[1] == "NamespaceTaken"
+    )
+    assert condition(get(realms, "realm", "rival", ""), "Ready")[2] == (
+        "namespace default belongs to Realm default; give this Realm another spec.namespace"
+    )
+    assert condition(get(realms, "realm", "default", ""), "Ready")[0] == "True"
+
+
+def test_storage_is_a_volume_of_the_asked_size_and_retain_keeps_it(realms: Cluster) -> None:
+    apply(realms, realm("side", engine={"storage": {"size": "1Gi", "storageClassName": "by-hand"}}))
+    until(
+        "the engine waits for its volume",
+        lambda: condition(get(realms, "realm", "side", ""), "Ready")[1] == "EngineStoragePending",
+    )
+    message = condition(get(realms, "realm", "side", ""), "Ready")[2]
+    assert (
+        message
+        == "the volume data-agentos-engine-0 is not bound; see kubectl describe pvc -n side data-agentos-engine-0"
+    )
+    volume = {
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "side-volume"},
+        "spec": {
+            "storageClassName": "by-hand", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": "/tmp/agentos-e2e-side", "type": "DirectoryOrCreate"},
+        },
+    }  # fmt: skip
+    apply(realms, volume)
+    until(
+        "the volume is bound", lambda: get(realms, "pvc", "data-agentos-engine-0", "side")["status"]["phase"] == "Bound"
+    )
+
+
+def test_deletion_policy_delete_takes_the_namespace_along_and_retain_does_not(realms: Cluster) -> None:
+    apply(realms, realm("side"))
+    wait_ready(realms, "side")
+    realms.kubectl("delete", "realm", "side", "--timeout=60s", timeout=70)
+    until("the engine is gone", lambda: not get(realms, "statefulset", "agentos-engine", "side"))
+    assert get(realms, "namespace", "side", "")
+    realms.kubectl("delete", "namespace", "side", "--timeout=90s", timeout=100)
+    apply(realms, realm("side", deletionPolicy="Delete"))
+    wait_ready(realms, "side")
+    realms.kubectl("delete", "realm", "side", "--timeout=60s", timeout=70)
+    until("the namespace is gone", lambda: not get(realms, "namespace", "side", ""), 120)
+
+
+def test_a_worker_outside_any_realm_says_so_and_runs_no_pod(realms: Cluster) -> None:
+    realms.kubectl("create", "namespace", "side")
+    stray = worker("stray", "stray::one")
+    stray["metadata"]["namespace"] = "side"
+    apply(realms, stray)
+    until("it is told", lambda: condition(get(realms, "worker", "stray", "side"), "Ready")[1] == "NoRealm")
+    assert condition(get(realms, "worker", "stray", "side"), "Ready")[2] == (
+        "no Realm has namespace side; make one with spec.namespace: side, or apply the Worker in a realm's namespace"
+    )
+    assert not get(realms, "deployment", "stray", "side")
+    assert condition(get(realms, "worker", "stray", "side"), "ManifestValid")[0] == "True"
+
+
+def test_the_engine_coming_back_changes_no_worker(realms: Cluster) -> None:
+    apply(realms, worker("patient", "patient::one"))
+    until_condition(realms, "patient", "Ready", "True", "Ready", 90)
+    realms.kubectl("delete", "pod", "-n", "default", "agentos-engine-0", "--wait=true", timeout=90)
+    wait_ready(realms, "default")
+    until("its function is back", lambda: get(realms, "realm", "default", "")["status"]["engine"]["connections"] >= 2)
+    pod = until("its pod", lambda: get(realms, "worker", "patient")["status"]["registeredPods"] == 1)
+    assert pod
+    assert condition(get(realms, "worker", "patient"), "Ready")[0] == "True"

@@ -1,0 +1,115 @@
+"""From YAML to a function that answers."""
+
+import json
+
+import pytest
+
+from tests import demo
+from tests.cluster import Cluster
+from tests.e2e.support import NAMESPACE, apply, condition, get, listed, until, until_condition, until_ready, worker
+
+pytestmark = pytest.mark.cluster
+
+
+def test_the_wasm_example_runs_a_real_module_over_rest(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", str(demo.ROOT / "examples" / "wasm-sandbox.yaml"))
+    until_ready(cluster, "wasm-sandbox")
+    base = f"http://{cluster.service_address(NAMESPACE, 'agentos-engine', demo.HTTP_PORT)}"
+    module = list(demo.greet_module())
+    assert demo.post(f"{base}/wasm/validate", {"moduleId": "greet", "wasm": module})["valid"] is True
+    answer = demo.post(f"{base}/wasm/execute", {"moduleId": "greet", "input": {"name": "Kubernetes"}})
+    assert "Kubernetes" in json.dumps(answer["output"])
+    assert answer["fuelConsumed"] > 0
+    table = cluster.kubectl("get", "workers,realms,functionclaims", "-n", NAMESPACE).stdout
+    assert "wasm::*" in table
+    assert "wasm-sandbox" in table
+
+
+def test_ready_means_that_its_functions_are_registered_and_its_pods_gate_is_true(cluster: Cluster) -> None:
+    apply(cluster, worker("greeter", "greet::hello", "greet::bye"))
+    until_ready(cluster, "greeter")
+    status = get(cluster, "worker", "greeter")["status"]
+    assert status["functions"] == ["greet::bye", "greet::hello"]
+    assert {c["type"]: c["status"] for c in status["conditions"]} == {
+        "ManifestValid": "True", "EngineLinked": "True", "FunctionsClaimed": "True", "DependenciesReady": "True",
+        "Available": "True", "Registered": "True", "Ready": "True",
+    }  # fmt: skip
+    pod = listed(cluster, "pods", "agentos.dev/worker=greeter")[0]
+    assert condition(pod, "agentos.dev/registered")[0] == "True"
+
+
+def test_everything_made_for_a_worker_goes_with_it(cluster: Cluster) -> None:
+    apply(cluster, worker("short-lived", "brief::one"))
+    until_ready(cluster, "short-lived")
+    cluster.kubectl("delete", "worker", "short-lived", "-n", NAMESPACE)
+    for kind in ("deployment", "secret", "serviceaccount", "pod"):
+        until(f"no {kind} is left", lambda kind=kind: not listed(cluster, kind, "agentos.dev/worker=short-lived"), 90)
+    until("its claim is gone", lambda: not get(cluster, "functionclaim", "brief"))
+
+
+def test_an_update_keeps_the_old_pod_until_the_new_one_answers(cluster: Cluster) -> None:
+    first = worker("updated", "updated::one")
+    apply(cluster, first)
+    until_ready(cluster, "updated")
+    old = listed(cluster, "pods", "agentos.dev/worker=updated")[0]["metadata"]["name"]
+    broken = worker("updated", "updated::one", command=["sleep", "3600"])
+    apply(cluster, broken)
+    until("the new pod runs", lambda: len([
+        pod for pod in listed(cluster, "pods", "agentos.dev/worker=updated") if condition(pod, "ContainersReady")[0] == "True"
+    ]) == 2)  # fmt: skip
+    until("the rollout is told", lambda: condition(get(cluster, "worker", "updated"), "Reconciling")[0] == "True")
+    assert old in [pod["metadata"]["name"] for pod in listed(cluster, "pods", "agentos.dev/worker=updated")]
+    assert condition(get(cluster, "worker", "updated"), "Ready")[0] == "True"
+    mended = worker("updated", "updated::one", args=[])
+    mended["spec"]["env"].append({"name": "EDITION", "value": "2"})
+    apply(cluster, mended)
+    until("only the newest pod is left", lambda: [
+        pod["spec"]["containers"][0]["env"][-1].get("value") for pod in listed(cluster, "pods", "agentos.dev/worker=updated")
+    ] == ["2"], 90)  # fmt: skip
+    until("nothing is under way", lambda: condition(get(cluster, "worker", "updated"), "Reconciling")[0] == "")
+
+
+def test_changes_of_the_deployment_by_others_are_undone(cluster: Cluster) -> None:
+    apply(cluster, worker("drifting", "drift::one"))
+    until_ready(cluster, "drifting")
+    cluster.kubectl("scale", "deployment/drifting", "-n", NAMESPACE, "--replicas=3")
+    until("one replica again", lambda: get(cluster, "deployment", "drifting")["spec"]["replicas"] == 1)
+    cluster.kubectl("delete", "deployment/drifting", "-n", NAMESPACE, "--wait=false")
+    until(
+        "the Deployment is back",
+        lambda: get(cluster, "deployment", "drifting").get("status", {}).get("availableReplicas") == 1,
+    )
+
+
+def test_replicas_follow_the_spec_and_the_scale_subresource(cluster: Cluster) -> None:
+    apply(cluster, worker("scaled", "scaled::one"))
+    until_ready(cluster, "scaled")
+    cluster.kubectl("scale", "worker/scaled", "-n", NAMESPACE, "--replicas=2")
+    until("two registered pods", lambda: get(cluster, "worker", "scaled")["status"].get("registeredPods") == 2)
+    cluster.kubectl("scale", "worker/scaled", "-n", NAMESPACE, "--replicas=0")
+    message = until_condition(cluster, "scaled", "Ready", "False", "ScaledToZero")
+    assert message == "spec.replicas is 0: no pod is wanted"
+
+
+def test_a_dependency_holds_the_first_start_back_until_it_is_ready(cluster: Cluster) -> None:
+    needy = worker(
+        "needy", "needy::one", manifest={"name": "needy", "dependencies": {"provider": "^1.2", "iii-state": "*"}}
+    )
+    apply(cluster, needy)
+    assert until_condition(cluster, "needy", "DependenciesReady", "False", "DependencyMissing") == (
+        "needs provider ^1.2, which no Worker here has as its manifest's name; apply one, or mend the dependency"
+    )
+    assert not listed(cluster, "pods", "agentos.dev/worker=needy")
+    apply(cluster, worker("provider", "provider::one", version="1.1.0"))
+    assert until_condition(cluster, "needy", "DependenciesReady", "False", "DependencyVersion") == (
+        "needs provider ^1.2; Worker provider has 1.1.0; change the range or that Worker's spec.version"
+    )
+    apply(cluster, worker("provider", "provider::one", version="1.3.0"))
+    until_ready(cluster, "provider", "needy")
+
+
+def test_kubectl_explain_reads_well(cluster: Cluster) -> None:
+    text = cluster.kubectl("explain", "worker.spec").stdout
+    for field in ("manifest", "manifestFrom", "image", "owns", "version", "dependencies", "replicas"):
+        assert f"\n  {field}\t" in text
+    assert "<no description>" not in cluster.kubectl("explain", "worker.spec", "--recursive=false").stdout
