@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import cluster as clusters
-from tests.cluster import Cluster
-from tests.cluster.progress import Steps
+from tests.cluster import Cluster, ClusterError, Steps
 
 ROOT = Path(__file__).parent.parent
 NAMESPACE, REALM_NAMESPACE, REALM = "agentos-system", "default", "default"
@@ -23,9 +22,14 @@ HTTP_PORT, BUS_PORT = 3111, 49134
 READY_TIMEOUT = "180s"
 
 
+def cluster_name() -> str:
+    """The cluster that demo, tests and benches use: $AGENTOS_CLUSTER, else the default one."""
+    return os.environ.get("AGENTOS_CLUSTER") or clusters.DEFAULT_NAME
+
+
 def main() -> int:
     """Runs the demo; returns the exit code."""
-    name, keep = clusters.default_name(), os.environ.get("KEEP") == "1"
+    name, keep = cluster_name(), os.environ.get("KEEP") == "1"
     steps = Steps()
     try:
         with steps("bring up the cluster"):
@@ -33,8 +37,8 @@ def main() -> int:
         with steps("build and load the image"):
             cluster.load_image(clusters.build_image(steps))
         show(cluster, steps)
-    except subprocess.CalledProcessError as error:
-        print(f"\n{' '.join(map(str, error.cmd))}\n{error.stdout or ''}{error.stderr or ''}", file=sys.stderr)
+    except ClusterError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
         return 1
     finally:
         if not keep:
@@ -125,7 +129,7 @@ def engine_urls(cluster: Cluster) -> dict[str, str]:
 
 def urls() -> int:
     """Prints ``ws=…`` and ``http=…``; returns the exit code."""
-    cluster = clusters.find(clusters.default_name())
+    cluster = clusters.find(cluster_name())
     if cluster is None:
         print("no cluster is up; make one with: make demo KEEP=1", file=sys.stderr)
         return 1

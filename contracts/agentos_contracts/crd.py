@@ -33,7 +33,8 @@ def structural_schema(model: type[BaseModel]) -> dict[str, Any]:
     properties = schema["properties"]
     for field in ("apiVersion", "kind"):
         properties[field] = {"type": "string", "description": properties[field]["description"]}
-    properties["metadata"] = {"type": "object", "description": properties["metadata"]["description"]}
+    # The apiserver knows this part itself, and refuses even a description here.
+    properties["metadata"] = {"type": "object"}
     schema["required"] = ["spec"]
     return schema
 

@@ -1,11 +1,19 @@
 """What a worker really runs with: its spec, and the manifest's values where the spec leaves something out."""
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from agentos_contracts.manifest import DROPPED_ENV, Manifest
 from agentos_contracts.semver import VersionError, parse_version
 from agentos_contracts.worker import WorkerSpec
+
+
+_SHELL_WORDS = frozenset(
+    {"!", "{", ".", ":", "[", "case", "cd", "command", "eval", "exec", "exit", "export", "for", "if", "set", "source"}
+    | {"test", "time", "trap", "ulimit", "umask", "unset", "until", "wait", "while"}
+)
+"""First words after which ``exec`` would not do the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +67,23 @@ def effective_command(spec: WorkerSpec, manifest: Manifest) -> tuple[list[str] |
         return spec.command or None, spec.args or None
     start = manifest.scripts.start if manifest.scripts else None
     if start:
-        return ["/bin/sh", "-c", _literal(start)], None
+        return ["/bin/sh", "-c", _literal(f"exec {start}" if is_simple_command(start) else start)], None
     return None, None
+
+
+def is_simple_command(script: str) -> bool:
+    """Whether a shell script is one program with its arguments, which the shell can replace itself by.
+
+    A shell that stays as the container's first process does not hand SIGTERM on: the worker would be killed after the
+    grace period, without a chance to finish its calls. A longer script has to end in an ``exec`` of its own.
+    """
+    try:
+        words = list(shlex.shlex(script, posix=False, punctuation_chars=True))
+    except ValueError:
+        return False
+    if not words or "\n" in script.strip() or any(set(word) <= set("();<>|&") for word in words):
+        return False
+    return words[0] not in _SHELL_WORDS and "=" not in words[0]
 
 
 def effective_env(spec: WorkerSpec, manifest: Manifest) -> list[dict[str, Any]]:

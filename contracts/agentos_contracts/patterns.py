@@ -10,6 +10,8 @@ one FunctionClaim object per segment.
 import re
 from dataclasses import dataclass
 
+from agentos_contracts.findings import shown
+
 MAX_PATTERN_LENGTH = 128
 """Longest pattern, in characters; the cost limit of the FunctionClaim's CEL rule is computed from it."""
 
@@ -149,8 +151,7 @@ def _is_ordinary(segment: str) -> bool:
 
 
 def _quoted(text: str) -> str:
-    shown = text if len(text) <= MAX_PATTERN_LENGTH else text[:MAX_PATTERN_LENGTH] + "…"
-    return ascii(shown)
+    return f"'{shown(text, MAX_PATTERN_LENGTH)}'"
 
 
 def _fault(text: str) -> str:

@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 from agentos_contracts.findings import shown
 from agentos_contracts.model_findings import described
 
 GROUP = "agentos.dev"
 VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
+API_VERSION: Literal["agentos.dev/v1alpha1"] = "agentos.dev/v1alpha1"
 
 RULES = "x-kubernetes-validations"
 
@@ -27,14 +28,19 @@ class Model(BaseModel):
 
 def rule(
     expression: str, message: str, *, message_expression: str | None = None, field_path: str | None = None
-) -> dict[str, str]:
+) -> JsonDict:
     """Return one CEL rule of a CRD; ``message`` is what is said when ``message_expression`` cannot be evaluated."""
-    made = {"rule": expression, "message": message}
+    made: JsonDict = {"rule": expression, "message": message}
     if message_expression is not None:
         made["messageExpression"] = message_expression
     if field_path is not None:
         made["fieldPath"] = field_path
     return made
+
+
+def rules(*given: JsonDict) -> JsonDict:
+    """Return what a field adds to its schema to have these CEL rules."""
+    return {RULES: [*given]}
 
 
 def cel_text(text: str) -> str:

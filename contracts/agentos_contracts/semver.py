@@ -15,11 +15,11 @@ from agentos_contracts.findings import shown
 MAX_RANGE_LENGTH = 256
 MAX_VERSION_LENGTH = 256
 
+_NUMBER = r"0|[1-9][0-9]{0,17}"
 _COMPARATOR = re.compile(
-    r"(?P<operator>=|>=|<=|>|<|~|\^)?\s*"
-    r"(?P<major>\d{1,18})(?:\.(?P<minor>\d{1,18}|[*xX])(?:\.(?P<patch>\d{1,18}|[*xX])"
+    r"(?P<operator>=|>=|<=|>|<|~|\^)? *"
+    rf"(?P<major>{_NUMBER})(?:\.(?P<minor>{_NUMBER}|[*xX])(?:\.(?P<patch>{_NUMBER}|[*xX])"
     r"(?P<pre>-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?)?)?",
-    re.ASCII,
 )
 
 
@@ -78,9 +78,9 @@ class Range:
             raise RangeError(f"a version range is a text such as '^1.2', got {type(text).__name__}")
         if len(text) > MAX_RANGE_LENGTH:
             raise RangeError(f"a version range has at most {MAX_RANGE_LENGTH} characters; write one such as '^1.2'")
-        if text.strip() in {"*", "x", "X"}:
+        if text.strip(" ") in {"*", "x", "X"}:
             return cls(text, ())
-        return cls(text, tuple(_comparator(part.strip(), text) for part in text.split(",")))
+        return cls(text, tuple(_comparator(part.strip(" "), text) for part in text.split(",")))
 
     def contains(self, version_text: str) -> bool:
         """True when the version is in the range.

@@ -54,9 +54,7 @@ _OWNS_RULES = [
 ]
 _OWNED_ENV_LIST = ", ".join(cel_text(name) for name in sorted(OWNED_ENV))
 
-OwnedPattern = Annotated[
-    str, Field(min_length=1, max_length=MAX_PATTERN_LENGTH, json_schema_extra={RULES: _OWNS_RULES})
-]
+OwnedPattern = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_LENGTH, json_schema_extra=rules(*_OWNS_RULES))]
 
 
 def _not_owned(name: str) -> str:
@@ -114,15 +112,13 @@ class EnvVar(Model):
         EnvName,
         AfterValidator(_not_owned),
         Field(
-            json_schema_extra={
-                RULES: [
-                    rule(
-                        f"!(self in [{_OWNED_ENV_LIST}])",
-                        f"the variable {ENV_OWNED}",
-                        message_expression=f"self + {cel_text(f' {ENV_OWNED}')}",
-                    )
-                ]
-            }
+            json_schema_extra=rules(
+                rule(
+                    f"!(self in [{_OWNED_ENV_LIST}])",
+                    f"the variable {ENV_OWNED}",
+                    message_expression=f"self + {cel_text(f' {ENV_OWNED}')}",
+                )
+            )
         ),
     ] = Field(description="Name of the variable, such as LOG_LEVEL. III_URL and the like are the operator's.")
     value: EnvValue | None = Field(None, description="Text of the variable.")
@@ -130,15 +126,13 @@ class EnvVar(Model):
         Annotated[
             EnvSource,
             Field(
-                json_schema_extra={
-                    RULES: [
-                        rule(
-                            "[has(self.configMapKeyRef), has(self.secretKeyRef), has(self.fieldRef)]"
-                            ".filter(given, given).size() == 1",
-                            EXACTLY_ONE_SOURCE,
-                        )
-                    ]
-                }
+                json_schema_extra=rules(
+                    rule(
+                        "[has(self.configMapKeyRef), has(self.secretKeyRef), has(self.fieldRef)]"
+                        ".filter(given, given).size() == 1",
+                        EXACTLY_ONE_SOURCE,
+                    )
+                )
             ),
         ]
         | None
@@ -215,9 +209,7 @@ class WorkerSpec(Model):
                 Annotated[
                     EnvFrom,
                     Field(
-                        json_schema_extra={
-                            RULES: [rule("has(self.configMapRef) != has(self.secretRef)", EXACTLY_ONE_REF)]
-                        }
+                        json_schema_extra=rules(rule("has(self.configMapRef) != has(self.secretRef)", EXACTLY_ONE_REF))
                     ),
                 ]
             ],
@@ -316,6 +308,6 @@ class Worker(Model):
     metadata: dict[str, Any] = Field(description="Standard metadata of the object.")
     spec: Annotated[
         WorkerSpec,
-        Field(json_schema_extra={RULES: [rule("has(self.manifest) != has(self.manifestFrom)", EXACTLY_ONE_MANIFEST)]}),
+        Field(json_schema_extra=rules(rule("has(self.manifest) != has(self.manifestFrom)", EXACTLY_ONE_MANIFEST))),
     ] = Field(description="What the worker is and how it runs.")
     status: WorkerStatus | None = Field(None, description="What the operator has seen; written by the operator only.")

@@ -1,1 +1,1 @@
-"""The engine."""
+"""The engine: a WebSocket bus that speaks the iii protocol, HTTP routes to its functions, and identity."""

@@ -9,6 +9,7 @@ import time
 import kopf
 import uvloop
 from agentos_contracts.tokens import Identity, Role, issue
+from kopf._core.engines.peering import Identity as KopfIdentity
 from pythonjsonlogger.json import JsonFormatter
 
 from . import health, keys, watch
@@ -93,7 +94,11 @@ async def run(settings: Settings) -> None:
         await controller.run()
 
     # kopf ends by itself on SIGTERM, and cancels what was started after it; so it is what everything else hangs on.
-    watching = asyncio.create_task(kopf.operator(registry=handlers, clusterwide=True, standalone=True), name="kopf")
+    # It would ask the system for a user name otherwise, and a container's user has none.
+    watching = asyncio.create_task(
+        kopf.operator(registry=handlers, clusterwide=True, standalone=True, identity=KopfIdentity(settings.pod_name)),
+        name="kopf",
+    )
     parts = [
         asyncio.create_task(coroutine, name=name)
         for name, coroutine in (("lease", leader.run()), ("cache", cache.wait_verified(api)), ("controller", lead()))

@@ -15,7 +15,7 @@ from typing import Any
 from kubernetes.aio import client, config, watch
 
 from tests import cluster as clusters
-from tests.demo import NAMESPACE as OPERATOR_NAMESPACE
+from tests import demo
 from tests.e2e.support import NAMESPACE, condition, worker
 
 PHASES = ("pod made", "pod scheduled", "containers ready", "gate true", "pod ready", "ready")
@@ -87,7 +87,7 @@ async def run(cluster: clusters.Cluster, count: int) -> None:
             cluster.kubectl("delete", "worker", "-n", NAMESPACE, "--ignore-not-found", *names)
     for phase in PHASES:
         print(summary(f"apply → {phase}", [result[phase] for result in results if phase in result]))
-    log = cluster.kubectl("logs", "-n", OPERATOR_NAMESPACE, "deploy/agentos-operator", "--tail=-1").stdout
+    log = cluster.kubectl("logs", "-n", demo.NAMESPACE, "deploy/agentos-operator", "--tail=-1").stdout
     entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     for message, phase in (
         ("objects written", "operator: watch event → last object"),
@@ -99,7 +99,7 @@ async def run(cluster: clusters.Cluster, count: int) -> None:
 
 def main() -> int:
     """Runs against the kept cluster; returns the exit code."""
-    cluster = clusters.find(clusters.default_name())
+    cluster = clusters.find(demo.cluster_name())
     if cluster is None:
         print("no cluster is up; make one with: make demo KEEP=1", file=sys.stderr)
         return 1

@@ -1,30 +1,28 @@
 """A cluster with the chart installed: a kept one when there is one, else one of the tests' own."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests import cluster as clusters
 from tests import demo
-from tests.cluster import Cluster
-from tests.cluster.progress import Steps
+from tests.cluster import Cluster, Steps
 from tests.e2e.support import NAMESPACE, until
 
 
 @pytest.fixture(scope="session")
 def installed() -> Iterator[Cluster]:
     """The cluster, with operator and default realm up; removed afterwards unless it was there before."""
-    name = clusters.default_name()
+    name = demo.cluster_name()
     kept = clusters.find(name)
     steps = Steps()
-    cluster = kept or clusters.up(os.environ.get("AGENTOS_CLUSTER", "agentos-test"), steps)
+    cluster = kept or clusters.up(name, steps)
     try:
         with steps("build and load the image"):
-            changed = cluster.load_image(clusters.build_image(steps))
+            cluster.load_image(clusters.build_image(steps))
         with steps("install the chart"):
             demo.install(cluster)
-            if kept and changed is not False:
+            if kept:
                 cluster.kubectl("rollout", "restart", "-n", demo.NAMESPACE, "deployment/agentos-operator")
                 cluster.kubectl("rollout", "restart", "-n", NAMESPACE, "statefulset/agentos-engine", check=False)
             cluster.kubectl(

@@ -117,9 +117,10 @@ def engine_linked(i: RealmInput) -> Verdict:
         return Verdict(True, LINKED)
     if not engine_available(i).ok:
         return Verdict(False, ENGINE_NOT_READY, "the engine is not there yet")
-    before = i.realm
-    if i.down_for < i.grace and is_true(before, RealmCondition.ENGINE_LINKED):
-        return Verdict(True, LINKED, f"the link has been down for less than {i.grace:.0f} s")
+    if i.down_for < i.grace:
+        if is_true(i.realm, RealmCondition.ENGINE_LINKED):
+            return Verdict(True, LINKED, f"the link has been down for less than {i.grace:.0f} s")
+        return Verdict(False, ENGINE_NOT_READY, "waiting for the first connection to the engine")
     host = engine_host(i.realm["spec"]["namespace"])
     why = f" ({i.link_error})" if i.link_error else ""
     return Verdict(

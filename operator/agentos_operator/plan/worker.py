@@ -187,20 +187,20 @@ def engine_linked(i: WorkerInput) -> Verdict:
         )
     if i.engine.linked:
         return Verdict(True, LINKED)
-    if not i.engine.ready and not _was_ready(i):
+    if i.engine.down_for < i.grace:
+        if _was_linked(i):
+            return Verdict(True, LINKED, f"the link to the engine has been down for less than {i.grace:.0f} s")
         return Verdict(
             False,
             ENGINE_NOT_READY,
             f"the engine of realm {i.engine.realm} is starting; see kubectl get realm {i.engine.realm}",
         )
-    if i.engine.down_for >= i.grace or not _was_ready(i):
-        return Verdict(
-            False,
-            ENGINE_UNREACHABLE,
-            f"the engine of realm {i.engine.realm} cannot be reached at {engine_host(namespace)}:{BUS_PORT}; "
-            f"see kubectl describe realm {i.engine.realm} and kubectl logs -n {namespace} agentos-engine-0",
-        )
-    return Verdict(True, LINKED, f"the link to the engine has been down for less than {i.grace:.0f} s")
+    return Verdict(
+        False,
+        ENGINE_UNREACHABLE,
+        f"the engine of realm {i.engine.realm} cannot be reached at {engine_host(namespace)}:{BUS_PORT}; "
+        f"see kubectl describe realm {i.engine.realm} and kubectl logs -n {namespace} agentos-engine-0",
+    )
 
 
 def functions_claimed(i: WorkerInput) -> Verdict:
@@ -306,7 +306,7 @@ def _pod_answers(i: WorkerInput, pod: Object) -> bool:
     return answers(i.wanted, pod_connections(i.connections, pod))
 
 
-def _was_ready(i: WorkerInput) -> bool:
+def _was_linked(i: WorkerInput) -> bool:
     conditions = i.worker.get("status", {}).get("conditions", ())
     return any(c["type"] == WorkerCondition.ENGINE_LINKED and c["status"] == "True" for c in conditions)
 

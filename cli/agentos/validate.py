@@ -1,0 +1,193 @@
+"""Finds Workers, Realms and worker manifests in files and says what is wrong with them."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from agentos_contracts.documents import read_documents
+from agentos_contracts.findings import Finding, Severity, shown
+from agentos_contracts.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, read_manifest, validate_manifest
+from agentos_contracts.model_findings import at
+from agentos_contracts.resource import GROUP
+from agentos_contracts.validation import validate
+
+MAX_FILE_BYTES = 2 * 1024 * 1024
+"""Largest file that is read, in bytes; the apiserver takes no larger object either."""
+
+STDIN = "-"
+
+# kubectl reads YAML 1.1, where yes and no are booleans.
+_KUBECTL_YAML = (1, 1)
+_OURS = re.compile(rf"apiVersion[\"']?\s*:\s*[\"']?{re.escape(GROUP)}/")
+
+
+@dataclass(slots=True)
+class Report:
+    """What came out: findings with their file, what was checked, skipped, and could not be read."""
+
+    findings: list[tuple[str, Finding]] = field(default_factory=list)
+    checked: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, name: str, findings: Iterable[Finding]) -> None:
+        """Take the findings of a file, in the order of its lines."""
+        self.findings += [(name, finding) for finding in sorted(findings, key=lambda finding: finding.line or 1)]
+
+    def count(self, severity: Severity) -> int:
+        """Return how many findings have this severity."""
+        return sum(finding.severity is severity for _, finding in self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """2 when something could not be read, 1 when there are errors, else 0."""
+        if self.unreadable:
+            return 2
+        return 1 if self.count(Severity.ERROR) else 0
+
+
+def validate_paths(paths: Iterable[str]) -> Report:
+    """Validate files, folders (searched for manifests and resources of ours) and ``-`` (standard input)."""
+    report = Report()
+    for path in paths:
+        if path != STDIN and os.path.isdir(path):
+            for file in _yaml_files(path):
+                _validate_file(file, report, searched=True)
+        else:
+            _validate_file(path, report, searched=False)
+    return report
+
+
+def as_text(report: Report, *, verbose: bool) -> str:
+    """Return one line per finding and a summary line."""
+    lines = [f"{shown(name, 4096)}: skipped: {why}" for name, why in report.skipped if verbose]
+    lines += [
+        f"{shown(name, 4096)}:{finding.line or 1}: {finding.severity}: {finding}" for name, finding in report.findings
+    ]
+    errors, warnings = report.count(Severity.ERROR), report.count(Severity.WARNING)
+    lines.append(
+        f"{_counted(report.checked, 'document')} checked: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}"
+    )
+    return "\n".join(lines)
+
+
+def as_json(report: Report) -> str:
+    """Return the report as JSON: ``findings``, ``checked``, ``skipped``, ``unreadable``."""
+    findings = [
+        {
+            "file": name,
+            "line": finding.line or 1,
+            "severity": finding.severity,
+            "path": finding.path,
+            "reason": finding.reason,
+            "message": finding.message,
+        }
+        for name, finding in report.findings
+    ]
+    skipped = [{"file": name, "reason": why} for name, why in report.skipped]
+    unreadable = [{"file": name, "reason": why} for name, why in report.unreadable]
+    return json.dumps(
+        {"findings": findings, "checked": report.checked, "skipped": skipped, "unreadable": unreadable}, indent=2
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _yaml_files(folder: str) -> Iterator[str]:
+    """Yield the YAML files below a folder in order, without hidden folders and installed packages."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "node_modules")
+        yield from (os.path.join(where, name) for name in sorted(files) if name.endswith((".yaml", ".yml")))
+
+
+def _validate_file(path: str, report: Report, *, searched: bool) -> None:
+    name = "<stdin>" if path == STDIN else path
+    try:
+        text = _text_of(path)
+    except OSError as problem:
+        report.unreadable.append((name, problem.strerror or type(problem).__name__))
+        return
+    except ValueError as problem:
+        report.unreadable.append((name, str(problem)))
+        return
+    is_manifest = Path(path).name == MANIFEST_FILE
+    if searched and not is_manifest and not _OURS.search(text):
+        report.skipped.append((name, f"neither {MANIFEST_FILE} nor a resource of {GROUP}"))
+    elif is_manifest:
+        _validate_manifest_text(name, text, report)
+    else:
+        _validate_resources(name, text, report)
+
+
+def _text_of(path: str) -> str:
+    """Return the text of a file; raises ValueError for one that is too large or not UTF-8."""
+    if path == STDIN:
+        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    else:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"larger than {MAX_FILE_BYTES // 1024} KiB")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise ValueError("not UTF-8 text") from problem
+
+
+def _validate_manifest_text(name: str, text: str, report: Report) -> None:
+    report.checked += 1
+    manifest, findings = read_manifest(text)
+    report.add(name, findings)
+    if manifest is not None:
+        documents, _ = read_documents(text, max_bytes=MAX_MANIFEST_BYTES)
+        found = [
+            replace(finding, line=documents[0].line_of(finding.path)) for finding in validate_manifest(manifest, "")
+        ]
+        report.add(name, found)
+
+
+def _validate_resources(name: str, text: str, report: Report) -> None:
+    documents, findings = read_documents(text, max_bytes=MAX_FILE_BYTES, yaml_version=_KUBECTL_YAML)
+    if findings:
+        report.checked += 1
+        report.add(name, findings)
+        return
+    given = [document for document in documents if document.value is not None]
+    if len(given) == 1 and _is_manifest(given[0].value):
+        _validate_manifest_text(name, text, report)
+        return
+    for document in given:
+        for resource, path in _resources(document.value):
+            if not _is_ours(resource):
+                kind = resource.get("kind") if isinstance(resource, dict) else None
+                report.skipped.append(
+                    (name, f"line {document.line_of(path)}: kind {shown(str(kind))} is not of {GROUP}")
+                )
+                continue
+            report.checked += 1
+            found = [replace(finding, path=at(path, finding.path)) for finding in validate(resource)]
+            report.add(name, [replace(finding, line=document.line_of(finding.path)) for finding in found])
+
+
+def _resources(value: Any) -> list[tuple[Any, str]]:
+    """Return the resources in a document with their paths: itself, or the items of a List as kubectl prints it."""
+    if isinstance(value, dict) and value.get("kind") == "List" and isinstance(value.get("items"), list):
+        return [(item, f"items[{index}]") for index, item in enumerate(value["items"])]
+    return [(value, "")]
+
+
+def _is_manifest(value: Any) -> bool:
+    return not isinstance(value, dict) or ("kind" not in value and "apiVersion" not in value)
+
+
+def _is_ours(value: Any) -> bool:
+    """True for what has to be checked: a resource of the group, or something that lacks what would tell."""
+    version = value.get("apiVersion") if isinstance(value, dict) else None
+    return not isinstance(version, str) or version.startswith(f"{GROUP}/")

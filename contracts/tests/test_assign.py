@@ -1,0 +1,245 @@
+import itertools
+import random
+
+import pytest
+from agentos_contracts.assign import MAX_HOLDERS, Cause, Claimant, Holder, assign
+from agentos_contracts.patterns import Pattern
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NOW = "2026-01-01T12:00:00Z"
+BEFORE = "2026-01-01T11:00:00Z"
+
+IDS = [f"{segment}::{name}" for segment in "ab" for name in ("x", "xy", "y", "x::z")]
+PATTERNS = [Pattern.parse(text) for text in ("a", "b", "a::x", "a::x*", "a::y", "a::x::z", "b::x", "b::x*", "b::y")]
+UIDS = ["u1", "u2", "u3", "u4", "u5"]
+
+
+def claimant(name, *patterns, created="2026-01-01T00:00:00Z", **options):
+    return Claimant(name, f"uid-{name}", created, tuple(map(Pattern.parse, patterns)), **options)
+
+
+def holder(pattern, name, since=BEFORE):
+    return Holder(pattern, name, f"uid-{name}", since)
+
+
+def owners(assignment):
+    return {held.pattern: held.worker for holders in assignment.holders.values() for held in holders}
+
+
+def test_a_newcomer_gets_all_its_patterns():
+    result = assign([claimant("w", "wasm", "agent::chat")], {}, NOW)
+    assert result.holders == {
+        "agent": (Holder("agent::chat", "w", "uid-w", NOW),),
+        "wasm": (Holder("wasm::*", "w", "uid-w", NOW),),
+    }
+    assert result.granted == {"uid-w"}
+    assert result.waiting == {}
+
+
+def test_of_two_newcomers_the_older_wins_and_the_other_is_told_who_holds_what():
+    young = claimant("young", "wasm::run", created="2026-01-02T00:00:00Z")
+    old = claimant("old", "wasm", created="2026-01-01T00:00:00Z")
+    result = assign([young, old], {}, NOW)
+    assert owners(result) == {"wasm::*": "old"}
+    assert result.granted == {"uid-old"}
+    (clash,) = result.waiting["uid-young"]
+    assert (clash.pattern.text, clash.holder.worker, clash.held_pattern.text) == ("wasm::run", "old", "wasm::*")
+    assert clash.message == "wasm::run overlaps wasm::*, which is held by Worker old"
+
+
+def test_equal_creation_times_are_ranked_by_uid():
+    assert owners(assign([claimant("b", "x"), claimant("a", "x")], {}, NOW)) == {"x::*": "a"}
+
+
+def test_an_incumbent_is_not_dispossessed_by_an_older_worker_that_edits_its_patterns():
+    recorded = {"wasm": [holder("wasm::*", "young")]}
+    old = claimant("old", "wasm", created="2020-01-01T00:00:00Z")
+    result = assign([old, claimant("young", "wasm")], recorded, NOW)
+    assert result.holders == {"wasm": (holder("wasm::*", "young"),)}
+    assert result.waiting["uid-old"][0].message == "wasm::* is held by Worker young"
+
+
+def test_what_is_no_longer_wanted_is_dropped_and_the_one_who_waited_gets_it():
+    recorded = {"wasm": [holder("wasm::*", "gone")], "a": [holder("a::*", "other")]}
+    result = assign([claimant("next", "wasm"), claimant("other", "b")], recorded, NOW)
+    assert result.holders == {
+        "a": (),
+        "b": (Holder("b::*", "other", "uid-other", NOW),),
+        "wasm": (Holder("wasm::*", "next", "uid-next", NOW),),
+    }
+
+
+def test_one_who_leaves_keeps_what_is_recorded_and_gets_nothing_new():
+    recorded = {"wasm": [holder("wasm::*", "leaving")]}
+    leaving = claimant("leaving", "wasm", "more", leaving=True)
+    result = assign([leaving, claimant("next", "wasm", created="2026-01-03T00:00:00Z")], recorded, NOW)
+    assert owners(result) == {"wasm::*": "leaving"}
+    assert result.granted == frozenset()
+    assert set(result.waiting) == {"uid-next"}
+
+
+def test_a_worker_gets_all_or_nothing_and_reserves_nothing_while_it_waits():
+    recorded = {"b": [holder("b::*", "holder")]}
+    both = claimant("both", "a", "b", created="2026-01-01T00:00:00Z")
+    one = claimant("one", "a", created="2026-01-02T00:00:00Z")
+    result = assign([both, one, claimant("holder", "b")], recorded, NOW)
+    assert owners(result) == {"a::*": "one", "b::*": "holder"}
+    assert [clash.pattern.text for clash in result.waiting["uid-both"]] == ["a::*", "b::*"]
+
+
+def test_two_that_want_the_same_in_another_order_do_not_block_each_other():
+    result = assign([claimant("p", "a", "b"), claimant("q", "b", "a")], {}, NOW)
+    assert owners(result) == {"a::*": "p", "b::*": "p"}
+
+
+def test_a_running_worker_that_adds_a_pattern_that_clashes_keeps_what_it_has():
+    recorded = {"a": [holder("a::*", "runs")], "b": [holder("b::*", "other")]}
+    result = assign([claimant("runs", "a", "b", "c"), claimant("other", "b")], recorded, NOW)
+    assert owners(result) == {"a::*": "runs", "b::*": "other"}
+    assert "uid-runs" not in result.granted
+    assert [clash.pattern.text for clash in result.waiting["uid-runs"]] == ["b::*"]
+
+
+def test_a_grant_that_was_interrupted_is_completed():
+    recorded = {"a": [holder("a::*", "half")]}
+    result = assign([claimant("half", "a", "b", started=False)], recorded, NOW)
+    assert result.holders["a"] == (holder("a::*", "half"),)
+    assert owners(result) == {"a::*": "half", "b::*": "half"}
+
+
+def test_an_interrupted_grant_of_a_worker_that_never_ran_is_removed_when_it_cannot_be_completed():
+    recorded = {"a": [holder("a::*", "half")], "b": [holder("b::*", "other")]}
+    claimants = [claimant("half", "a", "b", started=False), claimant("other", "b"), claimant("next", "a")]
+    result = assign(claimants, recorded, NOW)
+    assert owners(result) == {"a::*": "next", "b::*": "other"}
+
+
+def test_two_interrupted_grants_that_block_each_other_are_sorted_out_by_age():
+    recorded = {"a": [holder("a::*", "p")], "b": [holder("b::*", "q")]}
+    claimants = [claimant("q", "a", "b", started=False), claimant("p", "a", "b", started=False)]
+    assert owners(assign(claimants, recorded, NOW)) == {"a::*": "p", "b::*": "p"}
+
+
+def test_what_belongs_to_the_engine_is_never_assigned():
+    recorded = {"sandbox": [holder("sandbox::*", "thief")], "state": [holder("state::get", "thief")]}
+    result = assign([claimant("thief", "sandbox", "state::get", "mine")], recorded, NOW)
+    assert result.holders == {"sandbox": (), "state": ()}
+    assert {clash.cause for clash in result.waiting["uid-thief"]} == {Cause.RESERVED}
+    assert result.waiting["uid-thief"][0].message == "sandbox::* takes sandbox, which belongs to the engine"
+
+
+def test_a_segment_takes_256_holders_and_the_next_one_waits_with_a_reason():
+    claimants = [
+        claimant(f"w{n:03}", f"big::f{n}", created=f"2026-01-01T00:{n // 60:02}:{n % 60:02}Z") for n in range(257)
+    ]
+    result = assign(claimants, {}, NOW)
+    assert len(result.holders["big"]) == MAX_HOLDERS
+    assert set(result.waiting) == {"uid-w256"}
+    assert "finds no room: 256 patterns of big are held already" in result.waiting["uid-w256"][0].message
+
+
+def test_own_patterns_may_overlap():
+    assert owners(assign([claimant("w", "a", "a::x")], {}, NOW)) == {"a::*": "w", "a::x": "w"}
+
+
+@pytest.mark.parametrize("pattern", ["", "tool*", "a", "b::*"])
+def test_a_record_that_does_not_belong_in_its_segment_is_dropped(pattern):
+    result = assign([claimant("w", leaving=True)], {"a": [holder(pattern, "w")]}, NOW)
+    assert result.holders == {"a": ()}
+
+
+def ids_of(text):
+    return frozenset(function_id for function_id in IDS if Pattern(text).matches(function_id))
+
+
+claimants_drawn = st.lists(
+    st.builds(
+        Claimant,
+        name=st.just("w"),
+        uid=st.sampled_from(UIDS),
+        created=st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"]),
+        patterns=st.lists(st.sampled_from(PATTERNS), max_size=3).map(tuple),
+        leaving=st.booleans(),
+        started=st.booleans(),
+    ),
+    unique_by=lambda drawn: drawn.uid,
+    max_size=5,
+)
+records_drawn = st.lists(st.tuples(st.sampled_from(PATTERNS), st.sampled_from([*UIDS, "nobody"])), max_size=5)
+
+
+def recorded_from(rows):
+    """Records as an apiserver admits them: no two uids overlap."""
+    recorded = {}
+    taken = []
+    for pattern, uid in rows:
+        if all(uid == other or not ids_of(pattern.text) & ids_of(text) for text, other in taken) and (
+            pattern.text not in {text for text, _ in taken}
+        ):
+            taken.append((pattern.text, uid))
+            recorded.setdefault(pattern.segment, []).append(Holder(pattern.text, "w", uid, BEFORE))
+    return recorded
+
+
+def by_brute_force(claimants, recorded):
+    """The rules once more, over sets of function ids instead of patterns: uid to the texts of what it holds."""
+    ranked = sorted((c for c in claimants if not c.leaving), key=lambda c: (c.created, c.uid))
+    wants = {c.uid: {pattern.text for pattern in c.patterns} for c in claimants}
+    leaving = {c.uid for c in claimants if c.leaving}
+    held = {uid: set() for uid in wants}
+    for row in itertools.chain.from_iterable(recorded.values()):
+        if row.uid in wants and (row.uid in leaving or row.pattern in wants[row.uid]):
+            held[row.uid].add(row.pattern)
+
+    def taken_by_others(uid):
+        return frozenset().union(*(ids_of(text) for other, texts in held.items() if other != uid for text in texts))
+
+    def pass_over():
+        for c in ranked:
+            if not any(ids_of(text) & taken_by_others(c.uid) for text in wants[c.uid] - held[c.uid]):
+                held[c.uid] |= wants[c.uid]
+
+    pass_over()
+    for c in ranked:
+        if not c.started and held[c.uid] < wants[c.uid]:
+            held[c.uid] = set()
+    pass_over()
+    return {uid: texts for uid, texts in held.items() if texts}
+
+
+@settings(max_examples=400)
+@given(claimants_drawn, records_drawn, st.randoms())
+def test_an_assignment_follows_the_rules(claimants, rows, shuffler: random.Random):
+    recorded = recorded_from(rows)
+    result = assign(claimants, recorded, NOW)
+    flat = [row for rows in result.holders.values() for row in rows]
+
+    held = {}
+    for row in flat:
+        held.setdefault(row.uid, set()).add(row.pattern)
+    assert held == by_brute_force(claimants, recorded)
+
+    for one, other in itertools.combinations(flat, 2):
+        assert one.uid == other.uid or not ids_of(one.pattern) & ids_of(other.pattern)
+
+    wants = {c.uid: {pattern.text for pattern in c.patterns} for c in claimants}
+    for c in claimants:
+        kept = {row.pattern for rows in recorded.values() for row in rows if row.uid == c.uid}
+        if c.started or c.leaving:
+            assert (kept if c.leaving else kept & wants[c.uid]) <= held.get(c.uid, set())
+        if c.leaving:
+            assert held.get(c.uid, set()) == kept
+    assert result.granted == {c.uid for c in claimants if not c.leaving and wants[c.uid] <= held.get(c.uid, set())}
+    assert set(result.waiting) == {c.uid for c in claimants if not c.leaving} - result.granted
+
+    for segment, rows in recorded.items():
+        assert segment in result.holders
+        assert all(row.since == NOW or row in rows for row in result.holders[segment])
+
+    again = assign(claimants, result.holders, "2027-01-01T00:00:00Z")
+    assert again == result
+
+    shuffled = list(claimants)
+    shuffler.shuffle(shuffled)
+    assert assign(shuffled, {key: rows[::-1] for key, rows in reversed(recorded.items())}, NOW) == result

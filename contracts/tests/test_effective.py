@@ -1,0 +1,100 @@
+import pytest
+from agentos_contracts.effective import effective, image_version
+from agentos_contracts.manifest import Manifest
+from agentos_contracts.worker import WorkerSpec
+
+
+def in_effect(spec=None, **manifest):
+    return effective(WorkerSpec.model_validate(spec or {}), Manifest.model_validate({"name": "w"} | manifest))
+
+
+def test_the_manifest_fills_in_what_the_spec_leaves_out():
+    result = in_effect(
+        runtime={"base_image": "python:3.13-slim"},
+        scripts={"start": "python -m w"},
+        env={"A": "1"},
+        resources={"cpus": 2, "memory": 512},
+        version="1.2.3",
+        dependencies={"memory": "^1"},
+    )
+    assert result.name == "w"
+    assert result.image == "python:3.13-slim"
+    assert result.command == ["/bin/sh", "-c", "python -m w"]
+    assert result.args is None
+    assert result.env == [{"name": "A", "value": "1"}]
+    assert result.resources == {"limits": {"cpu": "2", "memory": "512Mi"}}
+    assert result.version == "1.2.3"
+    assert result.dependencies == {"memory": "^1"}
+
+
+def test_the_spec_goes_before_the_manifest():
+    spec = {
+        "image": "ghcr.io/acme/w:2.0.0",
+        "command": ["w"],
+        "args": ["--x"],
+        "env": [
+            {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "A", "value": "spec"},
+        ],
+        "resources": {"requests": {"cpu": "100m"}},
+        "version": "3.0.0",
+        "dependencies": {},
+    }
+    result = in_effect(
+        spec,
+        runtime={"base_image": "x"},
+        scripts={"start": "y"},
+        env={"A": "manifest", "C": "c"},
+        resources={"cpus": 1},
+        version="1.0.0",
+        dependencies={"memory": "*"},
+    )
+    assert result.image == "ghcr.io/acme/w:2.0.0"
+    assert (result.command, result.args) == (["w"], ["--x"])
+    assert result.env == [
+        {"name": "C", "value": "c"},
+        {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "A", "value": "spec"},
+    ]
+    assert result.resources == {"requests": {"cpu": "100m"}}
+    assert result.version == "3.0.0"
+    assert result.dependencies == {}
+
+
+def test_with_nothing_said_the_image_s_own_is_used():
+    result = in_effect()
+    assert (result.image, result.command, result.args, result.version) == (None, None, None, None)
+    assert (result.env, result.resources, result.dependencies) == ([], {}, {})
+
+
+def test_arguments_alone_go_to_the_image_s_entrypoint():
+    result = in_effect({"args": ["--x"]}, scripts={"start": "y"})
+    assert (result.command, result.args) == (None, ["--x"])
+
+
+def test_a_shell_sees_its_dollars():
+    result = in_effect(scripts={"start": 'echo $(date) $$ "$HOME"'}, env={"A": "$(B)"})
+    assert result.command == ["/bin/sh", "-c", 'echo $$(date) $$$$ "$$HOME"']
+    assert result.env == [{"name": "A", "value": "$$(B)"}]
+
+
+@pytest.mark.parametrize("name", ["III_URL", "III_ENGINE_URL", "III_WORKER_NAME", "AGENTOS_TOKEN", "POD_UID"])
+def test_what_the_operator_sets_is_dropped_from_the_manifest(name):
+    assert in_effect(env={name: "x", "A": "1"}).env == [{"name": "A", "value": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("image", "version"),
+    [
+        (None, None),
+        ("w", None),
+        ("w:latest", None),
+        ("w:1.2.3", "1.2.3"),
+        ("w:v1.2.3-rc.1", "1.2.3-rc.1"),
+        ("localhost:5000/w", None),
+        ("localhost:5000/w:1.2.3@sha256:abc", "1.2.3"),
+        ("w@sha256:abc", None),
+    ],
+)
+def test_an_image_s_tag_is_a_version_when_it_is_semantic(image, version):
+    assert image_version(image) == version

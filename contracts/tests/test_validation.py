@@ -1,0 +1,286 @@
+import copy
+
+import pytest
+from agentos_contracts.claim import FunctionClaim
+from agentos_contracts.findings import Finding, errors, warnings
+from agentos_contracts.validation import validate, validate_realm, validate_worker
+from agentos_contracts.worker import WorkerSpec
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def worker(**spec):
+    given_spec = {"manifest": {"name": "w"}, "image": "ghcr.io/acme/w:1.0.0"} | spec
+    return {
+        "apiVersion": "agentos.dev/v1alpha1",
+        "kind": "Worker",
+        "metadata": {"name": "w", "namespace": "default", "uid": "u", "managedFields": []},
+        "spec": {key: value for key, value in given_spec.items() if value is not None},
+        "status": {"anything": "the operator's"},
+    }
+
+
+def realm(**spec):
+    return {"apiVersion": "agentos.dev/v1alpha1", "kind": "Realm", "metadata": {"name": "r"}, "spec": spec}
+
+
+def texts(findings):
+    return [str(finding) for finding in findings]
+
+
+FULL = {
+    "manifest": {"name": "w", "dependencies": {"memory": "^1"}},
+    "image": "ghcr.io/acme/w@sha256:" + "a" * 64,
+    "command": ["python"],
+    "args": ["-m", "w"],
+    "env": [
+        {"name": "A", "value": ""},
+        {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k", "optional": True}}},
+        {"name": "C", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "HOME", "value": "/tmp"},
+    ],
+    "envFrom": [{"prefix": "X_", "secretRef": {"name": "s"}}, {"configMapRef": {"name": "c"}}],
+    "resources": {"limits": {"cpu": 1, "memory": "256Mi"}, "requests": {"cpu": "500m", "nvidia.com/gpu": "1e3"}},
+    "imagePullSecrets": [{"name": "s"}],
+    "serviceAccountName": "sa",
+    "owns": ["wasm", "agent::chat", "stream::chat", "tool::file_*"],
+    "version": "1.2.3-rc.1",
+    "dependencies": {"memory": ">=1, <2"},
+    "replicas": 0,
+}
+
+
+def test_a_complete_worker_has_no_findings():
+    assert validate_worker(worker(**FULL)) == []
+
+
+def test_a_valid_spec_is_read_by_the_model():
+    spec = WorkerSpec.model_validate(FULL)
+    assert spec.env is not None
+    assert spec.env[1].value_from is not None
+    assert spec.model_dump(by_alias=True, exclude_none=True) == FULL | {"manifest": FULL["manifest"]}
+
+
+def test_a_manifest_from_a_config_map_needs_no_image_here():
+    source = {"configMapKeyRef": {"name": "c"}}
+    assert validate_worker(worker(manifest=None, image=None, manifestFrom=source)) == []
+
+
+@pytest.mark.parametrize("changes", [{"manifest": None}, {"manifestFrom": {"configMapKeyRef": {"name": "c"}}}])
+def test_exactly_one_of_manifest_and_manifest_from_is_set(changes):
+    assert texts(validate_worker(worker(**changes))) == ["spec: set exactly one of manifest and manifestFrom"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"replicas": "three"}, "spec.replicas: must be a whole number, got the text 'three'"),
+        ({"replicas": -1}, "spec.replicas: must be at least 0, got the whole number -1"),
+        ({"replicas": 1001}, "spec.replicas: must be at most 1000, got the whole number 1001"),
+        ({"replica": 1}, "spec.replica: unknown field replica; did you mean replicas?"),
+        ({"owns": "wasm"}, "spec.owns: must be a list, got the text 'wasm'"),
+        (
+            {"owns": ["sandbox::*"]},
+            "spec.owns[0]: sandbox::* belongs to the engine; remove it, or claim a function namespace of your own "
+            "such as my-worker::*",
+        ),
+        (
+            {"owns": ["wasm", "sandbox"]},
+            "spec.owns[1]: sandbox::* belongs to the engine; remove it, or claim a function namespace of your own "
+            "such as my-worker::*",
+        ),
+        (
+            {"owns": ["state::get"]},
+            "spec.owns[0]: state::get belongs to the engine; remove it, or claim a function namespace of your own "
+            "such as my-worker::*",
+        ),
+        (
+            {"owns": ["state::*"]},
+            "spec.owns[0]: state::* takes state::delete, which belongs to the engine; claim single functions such as "
+            "state::my-function",
+        ),
+        (
+            {"owns": ["tool*"]},
+            "spec.owns[0]: tool*: a * may stand only after the first '::'; name the function namespace, such as tool::*",
+        ),
+        ({"owns": [5]}, "spec.owns[0]: must be a text, got the whole number 5; put it in quotes"),
+        ({"owns": [""]}, "spec.owns[0]: must not be empty"),
+        ({"owns": ["a::" + "x" * 128]}, "spec.owns[0]: has 131 characters, more than the 128 that are allowed"),
+        ({"owns": [f"a{n}" for n in range(33)]}, "spec.owns: has 33 entries, more than the 32 that are allowed"),
+        ({"version": "1.2"}, "spec.version: '1.2' is not a semantic version; write three numbers such as '1.2.3'"),
+        (
+            {"dependencies": {"memory": "latest"}},
+            "spec.dependencies[memory]: 'latest' is not a version range; write one such as '^1.2', '~1.2.3', "
+            "'>=1, <2' or '*'",
+        ),
+        ({"dependencies": {"w": "*"}}, "spec.dependencies[w]: w cannot depend on itself; remove the line"),
+        ({"image": "a b"}, "spec.image: 'a b' is not an image reference, such as ghcr.io/acme/my-worker:1.0.0"),
+        ({"image": None}, "spec.image: no image is named; set spec.image, or runtime.base_image in the manifest"),
+        (
+            {"image": None, "manifest": {"name": "w", "deploy": "binary"}},
+            "spec.image: the manifest's deploy is binary, and a binary does not run in a pod by itself; set spec.image",
+        ),
+        (
+            {"manifest": {"name": "sandbox"}},
+            "spec.manifest.name: the name sandbox belongs to the engine; choose another, such as my-sandbox",
+        ),
+        ({"manifest": {}}, "spec.manifest.name: is required"),
+        ({"manifest": "x"}, "spec.manifest: must be a map of fields, such as name: my-worker"),
+        (
+            {"env": [{"name": "III_URL", "value": "x"}]},
+            "spec.env[0].name: III_URL is set by the operator on every worker; remove it",
+        ),
+        (
+            {"env": [{"name": "A=B"}]},
+            "spec.env[0].name: 'A=B' is not a name of an environment variable, such as LOG_LEVEL",
+        ),
+        ({"env": [{"name": "A"}, {"name": "A"}]}, "spec.env[1].name: A is given twice in spec.env; remove one"),
+        ({"env": [{"value": "A"}]}, "spec.env[0].name: is required"),
+        (
+            {"env": [{"name": "A", "value": 5}]},
+            "spec.env[0].value: must be a text, got the whole number 5; put it in quotes",
+        ),
+        (
+            {"env": [{"name": "A", "value": "", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]},
+            "spec.env[0]: set value or valueFrom, not both",
+        ),
+        (
+            {"env": [{"name": "A", "valueFrom": {}}]},
+            "spec.env[0].valueFrom: set exactly one of configMapKeyRef, secretKeyRef and fieldRef",
+        ),
+        ({"envFrom": [{"prefix": "A"}]}, "spec.envFrom[0]: set exactly one of configMapRef and secretRef"),
+        (
+            {"resources": {"limits": {"cpu": "a lot"}}},
+            "spec.resources.limits[cpu]: the text 'a lot' is not a quantity, such as 500m, 2 or 256Mi",
+        ),
+        (
+            {"serviceAccountName": "SA"},
+            "spec.serviceAccountName: 'SA' is not an object name: lower-case letters, digits, '-' and '.', such as "
+            "my-config",
+        ),
+        ({"imagePullSecrets": ["s"]}, "spec.imagePullSecrets[0]: must be a map, got the text 's'"),
+    ],
+)
+def test_a_worker_s_fault_is_said_once_with_its_path(changes, said):
+    assert texts(validate_worker(worker(**changes))) == [said]
+
+
+def test_all_faults_of_a_worker_are_said_at_once():
+    found = validate_worker(worker(replicas=-1, owns=["iii", "a b"], version="x", manifest={"name": 5, "zzz": 1}))
+    assert {finding.path for finding in errors(found)} == {
+        "spec.replicas",
+        "spec.owns[0]",
+        "spec.owns[1]",
+        "spec.version",
+        "spec.manifest.name",
+        "spec.manifest.zzz",
+    }
+
+
+def test_own_patterns_that_overlap_are_a_warning():
+    found = validate_worker(worker(owns=["wasm::run", "wasm"]))
+    assert errors(found) == []
+    assert texts(warnings(found)) == ["spec.owns[1]: wasm::* overlaps wasm::run in spec.owns[0]; one of them is enough"]
+
+
+def test_a_base_image_is_an_image():
+    manifest = {"name": "w", "deploy": "binary", "runtime": {"base_image": "python:3.13-slim"}}
+    assert validate_worker(worker(image=None, manifest=manifest)) == []
+
+
+@pytest.mark.parametrize(
+    ("resource", "said"),
+    [
+        (None, ["kind: is required; agentos.dev has the kinds Worker and Realm"]),
+        ({"kind": "Pod"}, ["kind: must be Worker or Realm, got the text 'Pod'"]),
+        (
+            {"kind": "FunctionClaim"},
+            ["kind: a FunctionClaim is made by the operator; write spec.owns of a Worker instead"],
+        ),
+        (worker() | {"apiVersion": "v1"}, ["apiVersion: must be agentos.dev/v1alpha1, got the text 'v1'"]),
+        (worker() | {"spce": 1}, ["spce: unknown field spce; did you mean spec?"]),
+        (worker() | {"spec": None}, ["spec: is required"]),
+        (worker() | {"spec": []}, ["spec: must be a map, got a list"]),
+        (worker() | {"metadata": {}}, ["metadata.name: is required"]),
+        (worker() | {"metadata": {"generateName": "w-"}}, []),
+        (
+            worker() | {"metadata": {"name": "x" * 64}},
+            ["metadata.name: has more than 63 characters, too many for the labels that carry it; use a shorter name"],
+        ),
+        (realm(namespace="team-a"), []),
+        (
+            realm(
+                namespace="a",
+                engine={"mode": "Dedicated", "storage": {"size": "1Gi", "storageClassName": "fast"}, "image": "e:1"},
+                deletionPolicy="Delete",
+            ),
+            [],
+        ),
+        (realm(), ["spec.namespace: is required"]),
+        (
+            realm(namespace="Team_A"),
+            ["spec.namespace: 'Team_A' is not a DNS label: lower-case letters, digits and '-', such as team-a"],
+        ),
+        (realm(namespace="a", engine={"storage": {}}), ["spec.engine.storage.size: is required"]),
+        (
+            realm(namespace="a", engine={"mode": "Shared"}),
+            ["spec.engine.mode: must be Dedicated; got the text 'Shared'"],
+        ),
+        (
+            realm(namespace="a", deletionPolicy=1),
+            ["spec.deletionPolicy: must be one of Retain or Delete; got the whole number 1"],
+        ),
+    ],
+)
+def test_a_resource_is_validated_by_its_kind(resource, said):
+    assert texts(validate(resource)) == said
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(
+    [*WorkerSpec.model_json_schema(by_alias=True)["properties"], "namespace", "engine", "deletionPolicy", "x"]
+)
+MANIFESTS = st.dictionaries(
+    st.sampled_from(["name", "version", "runtime", "scripts", "env", "resources", "dependencies", "deploy", "zz"]),
+    JSON | st.dictionaries(st.sampled_from(["base_image", "kind", "start", "setup", "cpus", "w"]), JSON),
+)
+
+
+@given(JSON | st.dictionaries(st.sampled_from(["apiVersion", "kind", "metadata", "spec", "status"]) | st.text(), JSON))
+def test_any_value_gives_a_list_of_findings(value):
+    for check in (validate, validate_worker, validate_realm):
+        found = check(value)
+        assert isinstance(found, list)
+        assert all(isinstance(finding, Finding) and str(finding) and finding.message for finding in found)
+
+
+@given(st.dictionaries(FIELDS, JSON), MANIFESTS | JSON)
+def test_any_spec_gives_a_list_of_findings_and_stays_as_it_is(spec, manifest):
+    for resource in (worker() | {"spec": spec | {"manifest": manifest}}, realm(**spec)):
+        before = copy.deepcopy(resource)
+        found = validate(resource)
+        assert all(finding.path for finding in found)
+        assert repr(resource) == repr(before)
+
+
+def test_keys_that_are_no_texts_are_findings_too():
+    assert errors(validate_worker({5: 1, "kind": "Worker", "spec": {1: 2, "manifest": {3: 4}, "env": [{6: 7}]}}))
+
+
+def test_a_function_claim_is_read_by_its_model():
+    claim = FunctionClaim.model_validate(
+        {
+            "apiVersion": "agentos.dev/v1alpha1",
+            "kind": "FunctionClaim",
+            "metadata": {"name": "wasm"},
+            "spec": {
+                "segment": "wasm",
+                "holders": [{"pattern": "wasm::*", "worker": "w", "uid": "u", "since": "2026-01-01T00:00:00Z"}],
+            },
+        }
+    )
+    assert claim.spec.holders[0].worker == "w"

@@ -1,0 +1,56 @@
+"""The command ``agentos-engine``."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import uvloop
+
+from agentos_engine import logs
+from agentos_engine.app import Engine
+from agentos_engine.config import Settings, SettingsError, lock_data_dir, read_settings
+
+log = logging.getLogger("agentos_engine")
+
+
+def main() -> None:
+    """Run an engine until SIGTERM or SIGINT; exit code 0, 1 when it cannot start, 2 on a bad flag."""
+    settings = read_settings(sys.argv[1:], os.environ)
+    logs.configure(settings.log_level)
+    try:
+        if settings.data_dir is not None:
+            lock_data_dir(settings.data_dir)  # held until the process ends
+        uvloop.run(_serve(settings))
+    except SettingsError as error:
+        print(f"agentos-engine: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+async def _serve(settings: Settings) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    engine = Engine(settings)
+    ports = await engine.start()
+    log.info(
+        "listening",
+        extra={
+            "host": settings.host,
+            "port": ports.workers,
+            "http_port": ports.http,
+            "admin_port": ports.admin,
+            "realm": settings.realm,
+            "identity": "tokens" if settings.verifier is not None else "open",
+        },
+    )
+    await stopping.wait()
+    log.info("stopping")
+    await engine.stop()
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    main()

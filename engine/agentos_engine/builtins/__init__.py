@@ -1,0 +1,1 @@
+"""The engine's own functions, one module per function namespace."""

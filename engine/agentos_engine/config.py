@@ -1,0 +1,101 @@
+"""Settings of the process: flags, each also as an environment variable."""
+
+import argparse
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from agentos_contracts.tokens import TokenError, Verifier
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class SettingsError(Exception):
+    """The engine cannot run with these settings here; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """``verifier`` is None when the engine is open: everybody may connect."""
+
+    host: str
+    port: int
+    http_port: int
+    admin_port: int
+    data_dir: Path | None
+    realm: str
+    verifier: Verifier | None
+    log_level: str
+
+
+def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Read the settings; a flag wins over its environment variable. Exits with code 2 and a message on a bad one."""
+    parser = _Parser(
+        prog="agentos-engine",
+        description="The AgentOS engine: connects workers over WebSockets (iii protocol) and serves their HTTP routes.",
+    )
+
+    def add(flag: str, default: str, text: str, **extra: object) -> None:
+        variable = "AGENTOS_" + flag.removeprefix("--").replace("-", "_").upper()
+        value = environment.get(variable) or default
+        parser.add_argument(flag, default=value, help=f"{text} [{variable}; default {default or 'none'}]", **extra)  # type: ignore[arg-type]
+
+    add("--host", "127.0.0.1", "address to listen on", metavar="ADDRESS")
+    add("--port", "49134", "port for workers; 0 takes a free one", type=_port, metavar="PORT")
+    add("--http-port", "3111", "port for the workers' HTTP routes", type=_port, metavar="PORT")
+    add("--admin-port", "9464", "port for /healthz, /readyz and /metrics", type=_port, metavar="PORT")
+    add("--data-dir", "", "folder for what must last; locked, so that two engines never share it", metavar="DIR")
+    add("--realm", "local", "name of the Realm that this engine serves", metavar="NAME")
+    add("--verify-keys", "", "public keys for tokens, separated by commas; none: no token needed", metavar="KEYS")
+    add("--log-level", "info", "how much is logged", choices=LOG_LEVELS)
+    values = parser.parse_args(arguments)
+    if values.log_level not in LOG_LEVELS:
+        parser.error(f"AGENTOS_LOG_LEVEL: {values.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
+    verifier = None
+    if values.verify_keys.strip():
+        try:
+            verifier = Verifier.from_text(values.verify_keys)
+        except TokenError as error:
+            parser.error(f"--verify-keys: {error}")
+    return Settings(
+        host=values.host,
+        port=values.port,
+        http_port=values.http_port,
+        admin_port=values.admin_port,
+        data_dir=Path(values.data_dir) if values.data_dir else None,
+        realm=values.realm,
+        verifier=verifier,
+        log_level=values.log_level,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 0 to 65535")
+    return int(text)
+
+
+def lock_data_dir(data_dir: Path) -> int:
+    """Make the folder if need be and lock it for this process; returns the descriptor that holds the lock.
+
+    Raises SettingsError when it cannot be written, or another engine has it.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data_dir / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(f"--data-dir {data_dir}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise SettingsError(f"--data-dir {data_dir}: another engine uses it; stop that one or give another") from error
+    return descriptor

@@ -1,0 +1,39 @@
+"""Bounds on what comes from outside. Sizes are in bytes, times in seconds."""
+
+MAX_MESSAGE = 64 << 20
+"""Largest WebSocket message; the iii engine's own bound."""
+MAX_OUTBOUND = 128 << 20
+"""Unsent bytes after which a peer that does not read is disconnected."""
+MAX_FUNCTIONS = 10_000
+"""Functions, and likewise triggers, of one connection."""
+MAX_REGISTERED = 64 << 20
+"""Total size of the registrations of one connection."""
+MAX_IN_FLIGHT = 10_000
+"""Unanswered calls that one connection has made, and likewise that it is to answer."""
+MAX_ID_LENGTH = 1024
+"""Characters of a function id, trigger id or trigger type."""
+MAX_BUILT_IN_PAYLOAD = 1 << 20
+"""Largest payload of a call to one of the engine's own functions."""
+
+HANDSHAKE_TIMEOUT = 10.0
+"""From the TCP accept to the end of the WebSocket upgrade."""
+PING_INTERVAL = 15.0
+SILENCE_TIMEOUT = 60.0
+"""A peer from which nothing came for so long, no pong either, is dead."""
+CLOSE_TIMEOUT = 2.0
+"""How long a peer may take to answer a close frame."""
+
+MAX_HTTP_HEADERS = 64 << 10
+MAX_HTTP_BODY = 16 << 20
+MAX_HTTP_CONCURRENT = 1024
+"""Requests in progress; one more is answered with 503."""
+MAX_HTTP_CONNECTIONS = 8192
+HTTP_REQUEST_TIMEOUT = 30.0
+"""For the handler to answer; then 504."""
+HTTP_READ_TIMEOUT = 30.0
+"""For the client to send a whole request, or to take the response."""
+HTTP_IDLE_TIMEOUT = 75.0
+"""For the next request on a connection that is kept alive."""
+HTTP_DRAIN_TIMEOUT = 5.0
+"""At shutdown, for requests in progress."""
+MAX_HTTP_PATH_SEGMENTS = 64

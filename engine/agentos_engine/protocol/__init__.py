@@ -1,0 +1,1 @@
+"""The wire protocol without I/O: bytes to message values, values to reply bytes."""

@@ -1,0 +1,1 @@
+"""Sockets: the worker port, the REST port, the admin port."""

@@ -1,0 +1,75 @@
+"""Paths of the worker port, and who comes by them.
+
+SDKs append ``/otel`` and ``/ws/channels/…`` to the whole engine URL, so the token is a path prefix:
+``/w/<token>/<pod uid>``, below which everything is served.
+"""
+
+import re
+from dataclasses import dataclass
+
+from agentos_contracts.tokens import Role, TokenError, Verifier
+
+from agentos_engine.bus.connection import ANONYMOUS, Peer
+
+_PREFIXED = re.compile(r"/w/(?P<token>[^/]*)(?:/(?P<pod>(?!otel(?:/|$)|ws(?:/|$))[^/]*))?(?P<rest>/.*)?")
+_POD_UID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request path asks for; ``token`` and ``pod_uid`` are None and empty without the prefix."""
+
+    rest: str
+    token: str | None = None
+    pod_uid: str = ""
+
+    @property
+    def is_channel(self) -> bool:
+        """A data channel: not served, to be answered with 404."""
+        return self.rest.startswith("/ws/channels/")
+
+    @property
+    def is_telemetry(self) -> bool:
+        """A connection that only brings telemetry."""
+        return self.rest.rstrip("/") == "/otel"
+
+
+def parse_path(raw: bytes) -> Target:
+    """Read a request path (query ignored); every text is some target."""
+    path = raw.decode("latin-1").partition("?")[0]
+    match = _PREFIXED.fullmatch(path)
+    if match is None:
+        return Target(path)
+    return Target(match["rest"] or "/", match["token"], match["pod"] or "")
+
+
+class AccessError(Exception):
+    """A connection that is refused; the message says why and holds no part of the token."""
+
+
+class Gate:
+    """Decides who may connect: everybody without a verifier, else those whose token is right for this realm."""
+
+    def __init__(self, realm: str, verifier: Verifier | None) -> None:
+        self._realm = realm
+        self._verifier = verifier
+
+    def admit(self, target: Target) -> Peer:
+        """Return who comes by a path. Raises AccessError."""
+        if self._verifier is None:
+            return ANONYMOUS
+        if target.token is None:
+            raise AccessError("this engine demands a token: connect to ws://HOST:PORT/w/TOKEN/POD-UID")
+        try:
+            identity = self._verifier.verify(target.token)
+        except TokenError as error:
+            raise AccessError(f"the token is refused: {error}") from error
+        if identity.realm != self._realm:
+            raise AccessError(f"the token is for realm {identity.realm!r}; this engine serves {self._realm!r}")
+        if target.rest != "/" and not target.is_telemetry:
+            raise AccessError("nothing is served at this path; connect to /w/TOKEN/POD-UID")
+        if target.pod_uid and not _POD_UID.fullmatch(target.pod_uid):
+            raise AccessError("the pod uid in the path is not one; connect to /w/TOKEN/POD-UID")
+        if not target.pod_uid and identity.role == Role.WORKER:
+            raise AccessError("the pod uid is missing in the path; connect to /w/TOKEN/POD-UID")
+        return Peer(identity.realm, identity.subject, identity.uid, str(identity.role), target.pod_uid)

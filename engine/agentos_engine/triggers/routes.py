@@ -1,0 +1,124 @@
+"""The tree of HTTP routes. A path is a list of segments; ``:name`` stands for any one that is not empty."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from agentos_engine import limits
+
+Target = TypeVar("Target")
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+
+
+class PathError(ValueError):
+    """A path of a route that cannot be served, or of a request that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A route's path: the text as given, its segments (None for a parameter), and the names of the parameters."""
+
+    text: str
+    segments: tuple[str | None, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Path":
+        """Read a path such as ``wasm/:module/run``; a leading slash is optional. Raises PathError."""
+        segments: list[str | None] = []
+        names: list[str] = []
+        for part in text.removeprefix("/").split("/"):
+            if not part.startswith(":"):
+                segments.append(part)
+                continue
+            if not _NAME.fullmatch(part[1:]):
+                raise PathError(f"{part!r} in path {text!r} is no parameter; write one such as :name")
+            if part[1:] in names:
+                raise PathError(f"path {text!r} has the parameter {part} twice; give each its own name")
+            segments.append(None)
+            names.append(part[1:])
+        if len(segments) > limits.MAX_HTTP_PATH_SEGMENTS:
+            raise PathError(f"the path has {len(segments)} segments, more than {limits.MAX_HTTP_PATH_SEGMENTS}")
+        return cls(text, tuple(segments), tuple(names))
+
+
+def request_segments(path: str) -> list[str]:
+    """Split and percent-decode the path of a request. Raises PathError when it is no UTF-8 or far too long."""
+    parts = path.removeprefix("/").split("/")
+    if len(parts) > limits.MAX_HTTP_PATH_SEGMENTS:
+        raise PathError(f"the path has more than {limits.MAX_HTTP_PATH_SEGMENTS} segments")
+    try:
+        return [unquote_to_bytes(part).decode() if "%" in part else part for part in parts]
+    except UnicodeDecodeError as error:
+        raise PathError("the path is not UTF-8 once percent-decoded") from error
+
+
+@dataclass(slots=True)
+class _Node(Generic[Target]):
+    literals: "dict[str, _Node[Target]]" = field(default_factory=dict)
+    parameter: "_Node[Target] | None" = None
+    targets: dict[str, Target] = field(default_factory=dict)
+    """By method."""
+
+
+class RouteTree(Generic[Target]):
+    """Targets by shape of path and method."""
+
+    def __init__(self) -> None:
+        self._root: _Node[Target] = _Node()
+
+    def get(self, path: Path, method: str) -> Target | None:
+        """Return the target at exactly this shape and method."""
+        node: _Node[Target] | None = self._root
+        for segment in path.segments:
+            node = node.parameter if segment is None else node.literals.get(segment)
+            if node is None:
+                return None
+        return node.targets.get(method)
+
+    def put(self, path: Path, method: str, target: Target) -> None:
+        """Set the target at this shape and method."""
+        node = self._root
+        for segment in path.segments:
+            if segment is not None:
+                node = node.literals.setdefault(segment, _Node())
+            else:
+                node.parameter = node.parameter or _Node()
+                node = node.parameter
+        node.targets[method] = target
+
+    def remove(self, path: Path, method: str) -> None:
+        """Remove the target at this shape and method, which must be there, and the branches that led only to it."""
+        trail = [self._root]
+        for segment in path.segments:
+            child = trail[-1].parameter if segment is None else trail[-1].literals[segment]
+            assert child is not None
+            trail.append(child)
+        del trail[-1].targets[method]
+        for parent, segment in zip(reversed(trail[:-1]), reversed(path.segments), strict=True):
+            child = trail.pop()
+            if child.targets or child.literals or child.parameter:
+                return
+            if segment is None:
+                parent.parameter = None
+            else:
+                del parent.literals[segment]
+
+    def match(self, segments: list[str]) -> Iterator[tuple[dict[str, Target], list[str]]]:
+        """Give, best match first (a literal beats a parameter), targets by method and the values of the parameters."""
+        pending: list[tuple[_Node[Target], int, list[str]]] = [(self._root, 0, [])]
+        while pending:
+            node, depth, values = pending.pop()
+            if depth == len(segments):
+                if node.targets:
+                    yield node.targets, values
+                continue
+            segment = segments[depth]
+            if node.parameter is not None and segment:
+                pending.append((node.parameter, depth + 1, [*values, segment]))
+            literal = node.literals.get(segment)
+            if literal is not None:
+                pending.append((literal, depth + 1, values))

@@ -1,0 +1,1 @@
+"""Runs WebAssembly modules under limits of memory, fuel and time."""

@@ -1,0 +1,133 @@
+"""A worker as a process: the command line, signals, and what its output never holds."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from typing import Any
+
+import pytest
+from agentos_workers.__main__ import known_workers, main
+from agentos_workers.kit.log import REDACTED, Redaction
+
+TOKEN = "secret-token.abc_DEF"
+SCRIPT = """
+import sys, time
+from agentos_workers.kit import Context, Reply, Worker
+class Nothing(Reply): pass
+worker = Worker("slow")
+@worker.function("slow::sleep")
+def sleep(context: Context) -> Nothing:
+    context.call_blocking("test::entered", None, timeout=20)
+    time.sleep(float(sys.argv[1]))
+    return Nothing()
+@worker.function("slow::leak")
+def leak(context: Context) -> Nothing:
+    import os
+    raise RuntimeError("broken at " + os.environ["III_URL"])
+sys.exit(worker.run())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_unregisters_the_functions_and_ends_the_process_with_0(
+    bus: Any, start_process: Any, number: signal.Signals
+) -> None:
+    process = start_process(III_URL=bus.url)
+    bus.wait_for(lambda: len(bus.functions) == 3 and len(bus.triggers) == 3)
+    code, output = process.stop(number)
+    assert code == 0, output
+    assert not bus.functions
+    assert not bus.triggers
+
+
+def test_a_signal_lets_the_running_call_finish(bus: Any, start_process: Any) -> None:
+    process = start_process("-c", SCRIPT, "0.5", III_URL=bus.url)
+    bus.wait_for(lambda: len(bus.functions) == 2)
+    bus.provided["test::entered"] = lambda payload: None
+    running = bus.send("slow::sleep", {})
+    bus.wait_for(lambda: bus.calls)
+    code, output = process.stop(signal.SIGTERM)
+    assert (bus.result(running), code) == ({}, 0), output
+
+
+def test_a_call_that_does_not_end_is_dropped_after_the_drain_limit(bus: Any, start_process: Any) -> None:
+    process = start_process("-c", SCRIPT, "60", III_URL=bus.url, AGENTOS_DRAIN_SECONDS="0.3")
+    bus.wait_for(lambda: len(bus.functions) == 2)
+    bus.provided["test::entered"] = lambda payload: None
+    bus.send("slow::sleep", {})
+    bus.wait_for(lambda: bus.calls)
+    code, output = process.stop(signal.SIGTERM)
+    assert code == 0
+    assert "1 calls were still running after 0.3 s of draining and are dropped" in output
+
+
+def test_the_token_is_in_no_output_of_a_worker_that_runs_and_fails(bus: Any, start_process: Any) -> None:
+    process = start_process("-c", SCRIPT, "0", III_URL=bus.url, AGENTOS_LOG_LEVEL="debug")
+    bus.wait_for(lambda: len(bus.functions) == 2)
+    assert bus.request("slow::leak", "GET", "x")[0] == 500
+    _, output = process.stop(signal.SIGTERM)
+    assert "Connected to" in output
+    assert f"broken at ws://127.0.0.1:{bus.url.split(':')[2].split('/')[0]}/w/{REDACTED}/pod-uid" in output
+    assert TOKEN not in output
+
+
+@pytest.mark.parametrize("path", [f"/w/{TOKEN}/uid", f"/w/{TOKEN}/uid with space"])
+def test_the_token_is_in_no_output_while_no_engine_answers(start_process: Any, path: str) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        process = start_process(III_URL=f"ws://127.0.0.1:{port}{path}", AGENTOS_LOG_LEVEL="debug")
+        lines = []
+        assert process.process.stdout is not None
+        for line in process.process.stdout:
+            lines.append(line)
+            if "Connection failed" in line:
+                break
+        code, rest = process.stop(signal.SIGTERM)
+    output = "".join(lines) + rest
+    assert "Connection failed" in output
+    assert TOKEN not in output
+    assert code == 0
+
+
+def test_telemetry_follows_the_path_of_the_token_and_is_off_unless_wanted(bus: Any, start_process: Any) -> None:
+    process = start_process(III_URL=bus.url, OTEL_ENABLED="true")
+    bus.wait_for(lambda: len(bus.paths) == 2)
+    assert sorted(bus.paths) == [f"/w/{TOKEN}/pod-uid", f"/w/{TOKEN}/pod-uid/otel"]
+    _, output = process.stop(signal.SIGTERM)
+    assert TOKEN not in output
+
+
+def test_a_setting_that_cannot_be_used_is_one_line_and_exit_code_2(start_process: Any) -> None:
+    code, output = start_process(WASM_CONCURRENCY="many", WASM_QUEUE="-1").wait()
+    assert code == 2
+    assert len(output.splitlines()) == 1
+    assert "WASM_CONCURRENCY: Input should be a valid integer" in output
+    assert "WASM_QUEUE: Input should be greater than or equal to 0" in output
+
+
+def test_list_prints_every_worker_and_an_unknown_name_is_one_line_with_those(capsys: pytest.CaptureFixture) -> None:
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out.splitlines() == known_workers()
+    assert "wasm-sandbox" in known_workers()
+    for name in ("nope", "wasm_sandbox", "../kit", "", "kit"):
+        assert main(["run", name]) == 2
+        assert (
+            capsys.readouterr().err == f"agentos-worker: no worker {name!r}; there are: {', '.join(known_workers())}\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("to ws://e:49134/w/other/uid now", f"to ws://e:49134/w/{REDACTED}/uid now"),
+        ("ws://user:pass@e/x", f"ws://{REDACTED}@e/x"),
+        ("/ws/channels/1?key=abc&dir=read", f"/ws/channels/1?key={REDACTED}&dir=read"),
+        ("bare a/b+token here, as a%2Fb%2Btoken too", f"bare {REDACTED} here, as {REDACTED} too"),
+        ("Bearer sesame", f"Bearer {REDACTED}"),
+        ("nothing /workers/1", "nothing /workers/1"),
+    ],
+)
+def test_redaction_covers_the_known_token_in_any_spelling_and_other_secrets_in_urls(text: str, redacted: str) -> None:
+    assert Redaction("ws://e:1/w/a%2Fb%2Btoken/uid", "sesame")(text) == redacted
