@@ -21,7 +21,7 @@ from enum import StrEnum
 from agentos_contracts.patterns import Pattern, PatternError, reserved_by
 
 MAX_HOLDERS = 256
-"""Most holders of one segment; the FunctionClaim's schema has the same bound."""
+"""Most holders of one segment: at 1,000 the apiserver refuses the FunctionClaim's CEL rule as too costly."""
 
 
 class Cause(StrEnum):

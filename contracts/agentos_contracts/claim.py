@@ -4,11 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from agentos_contracts.assign import MAX_HOLDERS
 from agentos_contracts.patterns import MAX_PATTERN_LENGTH, MAX_SEGMENT_LENGTH
-from agentos_contracts.resource import API_VERSION, RULES, Model, ObjectName, rule
-
-MAX_HOLDERS = 256
-"""Most holders of one segment: at 1,000 the apiserver refuses the CEL rule as too costly."""
+from agentos_contracts.resource import API_VERSION, Model, ObjectName, rule, rules
 
 OVERLAPPING_HOLDERS = "holders of different uids must not overlap: some function id would have two owners"
 
@@ -49,7 +47,7 @@ class FunctionClaimSpec(Model):
             json_schema_extra={
                 "x-kubernetes-list-type": "map",
                 "x-kubernetes-list-map-keys": ["pattern"],
-                RULES: [rule(_NO_OVERLAP, OVERLAPPING_HOLDERS)],
+                **rules(rule(_NO_OVERLAP, OVERLAPPING_HOLDERS)),
             },
         ),
     ] = Field(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.config import JsonDict
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
@@ -113,8 +114,10 @@ _REALM_COLUMNS = [
 ]
 _CLAIM_COLUMNS = [
     _column("Segment", "string", ".spec.segment", "The function namespace."),
-    _column("Holders", "string", ".spec.holders[*].worker", "Workers that hold functions of it."),
-    _column("Patterns", "string", ".spec.holders[*].pattern", "Patterns that are held."),
+    # A column shows the first match of its path only, so the complete list is printed as it stands.
+    _column("Pattern", "string", ".spec.holders[0].pattern", "The first pattern that is held."),
+    _column("Holder", "string", ".spec.holders[0].worker", "The Worker that holds the first pattern."),
+    _column("All Holders", "string", ".spec.holders", "All patterns and their holders.", wide=True),
     _AGE,
 ]
 
@@ -127,7 +130,7 @@ def custom_resource_definition(
     scope: str,
     columns: list[dict[str, Any]],
     subresources: dict[str, Any] | None = None,
-    rules: list[dict[str, str]] | None = None,
+    rules: list[JsonDict] | None = None,
 ) -> dict[str, Any]:
     """Return the CustomResourceDefinition of a resource model."""
     schema = structural_schema(model)

@@ -8,7 +8,6 @@ from agentos_contracts.manifest import DROPPED_ENV, Manifest
 from agentos_contracts.semver import VersionError, parse_version
 from agentos_contracts.worker import WorkerSpec
 
-
 _SHELL_WORDS = frozenset(
     {"!", "{", ".", ":", "[", "case", "cd", "command", "eval", "exec", "exit", "export", "for", "if", "set", "source"}
     | {"test", "time", "trap", "ulimit", "umask", "unset", "until", "wait", "while"}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from agentos_contracts.documents import read_documents
 from agentos_contracts.findings import Finding, error, shown, warning
 from agentos_contracts.model_findings import at, at_key, model_findings
-from agentos_contracts.resource import RULES, EnvName, cel_text, rule
+from agentos_contracts.resource import EnvName, cel_text, rule, rules
 from agentos_contracts.semver import Range, RangeError, VersionError, parse_version
 
 MANIFEST_FILE = "iii.worker.yaml"
@@ -121,7 +121,7 @@ class Manifest(_ManifestPart):
     """The worker's iii.worker.yaml, as its author wrote it."""
 
     iii: ShortText | None = Field(None, description="Version of the manifest's form: v1.")
-    name: Annotated[Name, Field(json_schema_extra={RULES: _NAME_RULES})] = Field(
+    name: Annotated[Name, Field(json_schema_extra=rules(*_NAME_RULES))] = Field(
         description="Name of the worker on the engine, such as wasm-sandbox. Required."
     )
     description: Annotated[str, Field(max_length=4096)] | None = Field(

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from agentos_contracts.resource import (
     API_VERSION,
-    RULES,
+    DNS_LABEL_RULE,
     Conditions,
     DnsLabel,
     Image,
@@ -15,6 +15,7 @@ from agentos_contracts.resource import (
     Quantity,
     Resources,
     rule,
+    rules,
 )
 
 NAMESPACE_IMMUTABLE = "cannot be changed: a Realm keeps its namespace; make another Realm for another namespace"
@@ -47,7 +48,7 @@ class RealmSpec(Model):
 
     namespace: Annotated[
         DnsLabel,
-        Field(json_schema_extra={RULES: [rule("self == oldSelf", NAMESPACE_IMMUTABLE)]}),
+        Field(json_schema_extra=rules(DNS_LABEL_RULE, rule("self == oldSelf", NAMESPACE_IMMUTABLE))),
     ] = Field(
         description="Namespace of the realm's Workers; made when it is not there. It belongs to one Realm and cannot "
         "be changed."

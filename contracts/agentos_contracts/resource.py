@@ -49,6 +49,15 @@ def cel_text(text: str) -> str:
     return f"'{escaped}'"
 
 
+def _form_rule(expression: str, words: str) -> JsonDict:
+    """Return the CEL rule that says of a text what :func:`_form` says of it."""
+    return rule(
+        f"self.matches({cel_text(f'^{expression}$')})",
+        f"the text is not {words}",
+        message_expression=cel_text("'") + " + self + " + cel_text(f"' is not {words}"),
+    )
+
+
 def _form(expression: str, words: str) -> Callable[[str], str]:
     """Return a check that a text has the form of a regular expression; ``words`` tells people what is expected."""
     compiled = re.compile(expression)
@@ -62,36 +71,45 @@ def _form(expression: str, words: str) -> Callable[[str], str]:
 
 
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-_SUBDOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
-_KEY = r"[-._a-zA-Z0-9]+"
-_ENV_NAME = r"[-._a-zA-Z][-._a-zA-Z0-9]*"
-_IMAGE = r"[a-zA-Z0-9][a-zA-Z0-9._:/@+-]*"
-_QUANTITY = r"[+]?([0-9]+|[0-9]+\.[0-9]*|\.[0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]{1,3}))?"
+_LABEL_WORDS = "a DNS label: lower-case letters, digits and '-', such as team-a"
+_SUBDOMAIN = "[a-z0-9]([a-z0-9-]*[a-z0-9])?([.][a-z0-9]([a-z0-9-]*[a-z0-9])?)*"
+_SUBDOMAIN_WORDS = "an object name: lower-case letters, digits, '-' and '.', such as my-config"
+_KEY = "[-._a-zA-Z0-9]+"
+_KEY_WORDS = "a key of a ConfigMap or Secret: letters, digits, '-', '_' and '.'"
+_ENV_NAME = "[-._a-zA-Z][-._a-zA-Z0-9]*"
+_ENV_NAME_WORDS = "a name of an environment variable, such as LOG_LEVEL"
+_IMAGE = "[a-zA-Z0-9][a-zA-Z0-9._:/@+-]*"
+_IMAGE_WORDS = "an image reference, such as ghcr.io/acme/my-worker:1.0.0"
+_QUANTITY = "[+]?([0-9]+|[0-9]+[.][0-9]*|[.][0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]{1,3}))?"
+_QUANTITY_WORDS = "a quantity, such as 500m, 2 or 256Mi"
+
+DNS_LABEL_RULE = _form_rule(_LABEL, _LABEL_WORDS)
+ENV_NAME_RULE = _form_rule(_ENV_NAME, _ENV_NAME_WORDS)
 
 DnsLabel = Annotated[
     str,
-    Field(min_length=1, max_length=63, json_schema_extra={"pattern": f"^{_LABEL}$"}),
-    AfterValidator(_form(_LABEL, "a DNS label: lower-case letters, digits and '-', such as team-a")),
+    Field(min_length=1, max_length=63, json_schema_extra=rules(DNS_LABEL_RULE)),
+    AfterValidator(_form(_LABEL, _LABEL_WORDS)),
 ]
 ObjectName = Annotated[
     str,
-    Field(min_length=1, max_length=253, json_schema_extra={"pattern": f"^{_SUBDOMAIN}$"}),
-    AfterValidator(_form(_SUBDOMAIN, "an object name: lower-case letters, digits, '-' and '.', such as my-config")),
+    Field(min_length=1, max_length=253, json_schema_extra=rules(_form_rule(_SUBDOMAIN, _SUBDOMAIN_WORDS))),
+    AfterValidator(_form(_SUBDOMAIN, _SUBDOMAIN_WORDS)),
 ]
 DataKey = Annotated[
     str,
-    Field(min_length=1, max_length=253, json_schema_extra={"pattern": f"^{_KEY}$"}),
-    AfterValidator(_form(_KEY, "a key of a ConfigMap or Secret: letters, digits, '-', '_' and '.'")),
+    Field(min_length=1, max_length=253, json_schema_extra=rules(_form_rule(_KEY, _KEY_WORDS))),
+    AfterValidator(_form(_KEY, _KEY_WORDS)),
 ]
 EnvName = Annotated[
     str,
-    Field(min_length=1, max_length=256, json_schema_extra={"pattern": f"^{_ENV_NAME}$"}),
-    AfterValidator(_form(_ENV_NAME, "a name of an environment variable, such as LOG_LEVEL")),
+    Field(min_length=1, max_length=256, json_schema_extra=rules(ENV_NAME_RULE)),
+    AfterValidator(_form(_ENV_NAME, _ENV_NAME_WORDS)),
 ]
 Image = Annotated[
     str,
-    Field(min_length=1, max_length=512, json_schema_extra={"pattern": f"^{_IMAGE}$"}),
-    AfterValidator(_form(_IMAGE, "an image reference, such as ghcr.io/acme/my-worker:1.0.0")),
+    Field(min_length=1, max_length=512, json_schema_extra=rules(_form_rule(_IMAGE, _IMAGE_WORDS))),
+    AfterValidator(_form(_IMAGE, _IMAGE_WORDS)),
 ]
 
 
@@ -100,8 +118,18 @@ def _quantity(value: Any) -> Any:
         return value
     if isinstance(value, str) and len(value) <= 64 and re.fullmatch(_QUANTITY, value):
         return value
-    raise ValueError(f"{described(value)} is not a quantity, such as 500m, 2 or 256Mi")
+    given = f"'{shown(value)}'" if isinstance(value, str) else described(value)
+    raise ValueError(f"{given} is not {_QUANTITY_WORDS}")
 
+
+_QUANTITY_RULE = rule(
+    f"type(self) == int ? self >= 0 : self.matches({cel_text(f'^{_QUANTITY}$')})",
+    f"the value is not {_QUANTITY_WORDS}",
+    message_expression=(
+        f"(type(self) == int ? {cel_text('the whole number ')} + string(self) : "
+        f"{cel_text(chr(39))} + self + {cel_text(chr(39))}) + {cel_text(f' is not {_QUANTITY_WORDS}')}"
+    ),
+)
 
 Quantity = Annotated[
     int | str,
@@ -110,8 +138,8 @@ Quantity = Annotated[
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
             "x-kubernetes-int-or-string": True,
-            "pattern": f"^{_QUANTITY}$",
             "maxLength": 64,
+            RULES: [_QUANTITY_RULE],
         }
     ),
 ]

@@ -8,7 +8,7 @@ from agentos_contracts.manifest import MANIFEST_FILE, OWNED_ENV, EnvValue, Manif
 from agentos_contracts.patterns import MAX_PATTERN_LENGTH, PATTERN_REGEX, RESERVED_SEGMENTS
 from agentos_contracts.resource import (
     API_VERSION,
-    RULES,
+    ENV_NAME_RULE,
     Conditions,
     DataKey,
     EnvName,
@@ -18,6 +18,7 @@ from agentos_contracts.resource import (
     Resources,
     cel_text,
     rule,
+    rules,
 )
 
 MAX_OWNED_PATTERNS = 32
@@ -113,11 +114,12 @@ class EnvVar(Model):
         AfterValidator(_not_owned),
         Field(
             json_schema_extra=rules(
+                ENV_NAME_RULE,
                 rule(
                     f"!(self in [{_OWNED_ENV_LIST}])",
                     f"the variable {ENV_OWNED}",
                     message_expression=f"self + {cel_text(f' {ENV_OWNED}')}",
-                )
+                ),
             )
         ),
     ] = Field(description="Name of the variable, such as LOG_LEVEL. III_URL and the like are the operator's.")
@@ -191,9 +193,7 @@ class WorkerSpec(Model):
             list[
                 Annotated[
                     EnvVar,
-                    Field(
-                        json_schema_extra={RULES: [rule("!(has(self.value) && has(self.valueFrom))", VALUE_OR_SOURCE)]}
-                    ),
+                    Field(json_schema_extra=rules(rule("!(has(self.value) && has(self.valueFrom))", VALUE_OR_SOURCE))),
                 ]
             ],
             Field(

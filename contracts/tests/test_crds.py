@@ -139,7 +139,7 @@ def test_a_worker_has_these_fields_and_no_others():
             "rlm",
             ["Namespace", "Ready", "Reason", "Ready Workers", "Workers", "Engine URL", "Age"],
         ),
-        ("functionclaims.yaml", "Namespaced", "fc", ["Segment", "Holders", "Patterns", "Age"]),
+        ("functionclaims.yaml", "Namespaced", "fc", ["Segment", "Pattern", "Holder", "All Holders", "Age"]),
     ],
 )
 def test_kubectl_finds_and_prints_the_resources(file, scope, short, columns):

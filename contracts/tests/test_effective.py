@@ -1,5 +1,5 @@
 import pytest
-from agentos_contracts.effective import effective, image_version
+from agentos_contracts.effective import effective, effective_command, image_version
 from agentos_contracts.manifest import Manifest
 from agentos_contracts.worker import WorkerSpec
 
@@ -19,7 +19,7 @@ def test_the_manifest_fills_in_what_the_spec_leaves_out():
     )
     assert result.name == "w"
     assert result.image == "python:3.13-slim"
-    assert result.command == ["/bin/sh", "-c", "python -m w"]
+    assert result.command == ["/bin/sh", "-c", "exec python -m w"]
     assert result.args is None
     assert result.env == [{"name": "A", "value": "1"}]
     assert result.resources == {"limits": {"cpu": "2", "memory": "512Mi"}}
@@ -98,3 +98,25 @@ def test_what_the_operator_sets_is_dropped_from_the_manifest(name):
 )
 def test_an_image_s_tag_is_a_version_when_it_is_semantic(image, version):
     assert image_version(image) == version
+
+
+@pytest.mark.parametrize(
+    ("script", "command"),
+    [
+        ("my-worker run --port $PORT", "exec my-worker run --port $$PORT"),
+        ("node 'my file.js' > /dev/null", "node 'my file.js' > /dev/null"),
+        ("cd app && node .", "cd app && node ."),
+        ("a; b", "a; b"),
+        ("LEVEL=debug my-worker", "LEVEL=debug my-worker"),
+        ("exec my-worker", "exec my-worker"),
+        ("an 'open quote", "an 'open quote"),
+        ("one\ntwo", "one\ntwo"),
+    ],
+)
+def test_a_start_script_of_one_command_replaces_the_shell_so_that_signals_reach_the_worker(script: str, command: str):
+    manifest = Manifest.model_validate({"name": "w", "scripts": {"start": script}})
+    assert effective_command(WorkerSpec.model_validate({"image": "i"}, by_name=False), manifest)[0] == [
+        "/bin/sh",
+        "-c",
+        command,
+    ]

@@ -151,7 +151,7 @@ def test_exactly_one_of_manifest_and_manifest_from_is_set(changes):
         ({"envFrom": [{"prefix": "A"}]}, "spec.envFrom[0]: set exactly one of configMapRef and secretRef"),
         (
             {"resources": {"limits": {"cpu": "a lot"}}},
-            "spec.resources.limits[cpu]: the text 'a lot' is not a quantity, such as 500m, 2 or 256Mi",
+            "spec.resources.limits[cpu]: 'a lot' is not a quantity, such as 500m, 2 or 256Mi",
         ),
         (
             {"serviceAccountName": "SA"},

@@ -34,6 +34,8 @@ HTTP_READ_TIMEOUT = 30.0
 """For the client to send a whole request, or to take the response."""
 HTTP_IDLE_TIMEOUT = 75.0
 """For the next request on a connection that is kept alive."""
+HTTP_LINGER_TIMEOUT = 2.0
+"""For a client whose request was refused to stop sending it."""
 HTTP_DRAIN_TIMEOUT = 5.0
 """At shutdown, for requests in progress."""
 MAX_HTTP_PATH_SEGMENTS = 64

@@ -151,6 +151,7 @@ def _drop_stale_layers() -> None:
     key = tools.content_key(PROJECT_ROOT / "Dockerfile", PROJECT_ROOT / "requirements.lock", extra=base_key())
     marker = cache_folder() / "buildah" / "layers-key"
     if not marker.exists() or marker.read_text() != key:
+        _buildah("rm", "--all")  # a build that was killed leaves its containers, which hold layers
         _buildah("rmi", "--prune")
         marker.write_text(key)
 

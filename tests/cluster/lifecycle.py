@@ -154,8 +154,10 @@ def _remove(name: str, state: Path, steps: Steps) -> None:
     backend = _recorded(state)
     if backend == "kind":
         KindNode(state).stop(name, tool_box.kind_tools(steps))
-    elif backend == "bare" or state.exists() or shutil.which("ip"):
+    elif backend == "bare" or shutil.which("ip"):
         BareNode(state).stop()
+    elif state.exists():
+        shutil.rmtree(state)
     for folder in (state.parent, state.parent.parent):
         if folder.exists() and not any(folder.iterdir()):
             folder.rmdir()

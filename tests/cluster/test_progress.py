@@ -64,4 +64,9 @@ def test_the_table_lists_every_step_and_totals_the_outermost() -> None:
     steps.steps[0].seconds, steps.steps[1].seconds = 3.0, 2.0
     steps.table()
     lines = stream.getvalue().splitlines()[-4:]
-    assert [line.split() for line in lines] == [["step", "seconds"], ["outer", "3.0"], ["inner", "2.0"], ["total", "3.0"]]
+    assert [line.split() for line in lines] == [
+        ["step", "seconds"],
+        ["outer", "3.0"],
+        ["inner", "2.0"],
+        ["total", "3.0"],
+    ]

@@ -66,7 +66,7 @@ def _node_sdks() -> Path:
             shutil.copy(file, folder)
         _install(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
 
-    return _installed("node", files, install) / "node_modules"
+    return _installed("node", files, install)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def sdk_command() -> Callable[[str, str], list[str]]:
     def command(sdk: str, prefix: str) -> list[str]:
         if sdk in PYTHON_SDKS:
             return [str(_python_sdk(sdk)), str(HERE / "workers/agent.py"), prefix]
-        return ["node", str(HERE / "workers/agent.mjs"), prefix, str(_node_sdks() / NODE_SDKS[sdk])]
+        return ["node", str(HERE / "workers/agent.mjs"), prefix, str(_node_sdks()), NODE_SDKS[sdk]]
 
     return command
 

@@ -142,11 +142,16 @@ class HttpConnection(asyncio.Protocol):
         self._header_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
+        self._in_message = False
         self._reading_headers = False
         self._waiting: deque[tuple[Request, bool]] = deque()
         self._exchange: Exchange | None = None
         self._keep_alive = True
         self._refused = False
+        """Nothing more is read: the client sent what is no request, or has said its last."""
+        self._last: Response | None = None
+        """What a request that cannot be read is answered with, once those before it are."""
+        self._lingering = False
         self._write_paused = False
         self.deadline = 0.0
 
@@ -191,6 +196,11 @@ class HttpConnection(asyncio.Protocol):
                     self._refuse(_too_many_headers())
         self._next()
 
+    def eof_received(self) -> bool:
+        # A client that has said its last may still wait for its answers.
+        self._refused = True
+        return self._exchange is not None or bool(self._waiting)
+
     def pause_writing(self) -> None:
         self._write_paused = True
         self.deadline = self._now() + self._server.read_timeout
@@ -210,7 +220,7 @@ class HttpConnection(asyncio.Protocol):
         self._header_bytes = 0
         self._body = []
         self._body_bytes = 0
-        self._reading_headers = True
+        self._in_message = self._reading_headers = True
         if self._exchange is None:
             self.deadline = self._now() + self._server.read_timeout
 
@@ -244,6 +254,7 @@ class HttpConnection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        self._in_message = False
         target = self._url.decode("latin-1")
         if "://" in target.partition("?")[0]:  # absolute form, as sent to a proxy
             target = "/" + target.split("://", 1)[1].partition("/")[2]
@@ -271,6 +282,13 @@ class HttpConnection(asyncio.Protocol):
             except Exception:
                 log.exception("request failed")
                 exchange.respond(error_response(500, "INTERNAL_ERROR", "the engine failed; its log says why"))
+        if self._last is not None and self._exchange is None and not self._waiting and self._transport is not None:
+            response, self._last = self._last, None
+            self._write(response, False, False)
+            # Closing while the client still sends would reset the connection before it has read the answer.
+            self._transport.write_eof()
+            self._lingering = True
+            self.deadline = self._now() + limits.HTTP_LINGER_TIMEOUT
         self._hold_reading()
 
     def finish(self, exchange: Exchange, response: Response) -> None:
@@ -279,16 +297,18 @@ class HttpConnection(asyncio.Protocol):
             return
         self._exchange = None
         self._server.done()
-        keep_alive = self._keep_alive and not self._server.draining
+        more = not self._refused or bool(self._waiting) or self._last is not None
+        keep_alive = self._keep_alive and more and not self._server.draining
         self._write(response, exchange.request.method == "HEAD", keep_alive)
         if not keep_alive:
             self._waiting.clear()
+            self._last = None
             self._refused = True
             self._transport.close()
             return
         if not self._write_paused:
             self.deadline = self._now() + self._server.idle_timeout
-        if self._waiting:
+        if self._waiting or self._last is not None:
             asyncio.get_running_loop().call_soon(self._next)
         self._hold_reading()
 
@@ -302,17 +322,10 @@ class HttpConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _refuse(self, response: Response) -> None:
-        """Answer a request that cannot be read; nothing after it can be, either."""
+        """Answer a request that cannot be read, in its turn; nothing after it can be read, either."""
         self._refused = True
-        if self._transport is None:
-            return
-        if self._exchange is not None or self._waiting:
-            # Earlier requests are still being handled: answering out of turn would be taken for their answer.
-            self._keep_alive = False
-            self._waiting.clear()
-            return
-        self._write(response, False, False)
-        self._transport.close()
+        self._last = response
+        self._next()
 
     def _write(self, response: Response, head: bool, keep_alive: bool) -> None:
         assert self._transport is not None
@@ -343,9 +356,9 @@ class HttpConnection(asyncio.Protocol):
         if self._exchange is not None:
             seconds = f"{self._server.request_timeout:g}"
             self._exchange.abandon(error_response(504, "TIMEOUT", f"the function did not answer within {seconds} s"))
-        elif self._write_paused or self._transport.is_closing():
+        elif self._lingering or self._write_paused or self._transport.is_closing():
             self._transport.abort()
-        elif self._reading_headers or self._body_bytes:
+        elif self._in_message:
             self._refuse(error_response(408, "REQUEST_TIMEOUT", "the request did not arrive in time"))
         else:
             self._transport.close()

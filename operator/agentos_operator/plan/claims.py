@@ -1,6 +1,7 @@
 """Who owns which functions in one realm: the recorded FunctionClaims and what to write so that they are right."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,7 +46,9 @@ def plan(i: ClaimsInput) -> ClaimsPlan:
     """Decides for a whole realm at once. Pure."""
     recorded = {claim["spec"]["segment"]: holders(claim) for claim in i.claims}
     living = [
-        claimant(w, i.started(w["metadata"]["uid"])) for w in i.workers if not w["metadata"].get("deletionTimestamp")
+        claimant(w, i.started(w["metadata"]["uid"]), recorded)
+        for w in i.workers
+        if not w["metadata"].get("deletionTimestamp")
     ]
     assignment = assign(
         [*living, *_leaving(recorded, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -67,12 +70,21 @@ def patterns_of(worker: Object) -> tuple[Pattern, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def claimant(worker: Object, started: bool) -> Claimant:
-    """A Worker as one who claims."""
-    metadata = worker["metadata"]
-    return Claimant(
-        metadata["name"], metadata["uid"], metadata["creationTimestamp"], patterns_of(worker), started=started
-    )
+def claimant(worker: Object, started: bool, recorded: Mapping[str, tuple[Holder, ...]]) -> Claimant:
+    """A Worker as one who claims. A mistake in spec.owns leaves it what it holds, as it leaves alone what runs."""
+    metadata, wanted = worker["metadata"], patterns_of(worker)
+    if not wanted and worker.get("spec", {}).get("owns"):
+        wanted = _patterns(h for held in recorded.values() for h in held if h.uid == metadata["uid"])
+    return Claimant(metadata["name"], metadata["uid"], metadata["creationTimestamp"], wanted, started=started)
+
+
+def _patterns(held: Iterable[Holder]) -> tuple[Pattern, ...]:
+    """The recorded patterns, without those that make no sense (written by hand)."""
+    found = []
+    for holder in held:
+        with contextlib.suppress(PatternError):
+            found.append(Pattern.parse(holder.pattern))
+    return tuple(found)
 
 
 def holders(claim: Object) -> tuple[Holder, ...]:
@@ -90,7 +102,7 @@ def _leaving(
             if holder.uid not in known:
                 gone.setdefault(holder.uid, []).append(holder)
     return [
-        Claimant(held[0].worker, uid, held[0].since, tuple(Pattern.parse(h.pattern) for h in held), leaving=True)
+        Claimant(held[0].worker, uid, held[0].since, _patterns(held), leaving=True)
         for uid, held in gone.items()
         if lingers(uid)
     ]

@@ -64,11 +64,11 @@ def seal(obj: Object) -> Object:
 
 
 def pruned(value: Any) -> Any:
-    """Without the empty lists, maps and nulls that the API server would drop, so that wanted and actual compare."""
+    """Without the empty lists, maps, texts and nulls that the API server would drop, so that wanted and actual compare."""
     if isinstance(value, Mapping):
         items = ((key, pruned(item)) for key, item in value.items())
         # emptyDir: {} means something, unlike other empty maps.
-        return {key: item for key, item in items if key == "emptyDir" or item not in (None, {}, [])}
+        return {key: item for key, item in items if key == "emptyDir" or item not in (None, {}, [], "")}
     if isinstance(value, list | tuple):
         return [pruned(item) for item in value]
     return value
@@ -265,6 +265,8 @@ def engine_statefulset(realm: Object, image: str, verify_keys: str) -> Object:
     spec: dict[str, Any] = {
         "replicas": 1,
         "serviceName": ENGINE_NAME,
+        # The default policy does not replace a pod that never became ready, so a mended Realm would stay broken.
+        "podManagementPolicy": "Parallel",
         "selector": {"matchLabels": {"app.kubernetes.io/name": ENGINE_NAME, REALM_LABEL: realm["metadata"]["name"]}},
         "template": {
             "metadata": {"labels": labels},

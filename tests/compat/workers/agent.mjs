@@ -1,11 +1,10 @@
 // A worker on an unmodified Node SDK that a test steers by JSON lines on stdin: the counterpart of agent.py.
-// usage: node agent.mjs PREFIX FOLDER   (FOLDER: that of the SDK package; the engine's URL comes in III_URL)
+// usage: node agent.mjs PREFIX FOLDER PACKAGE   (the folder with node_modules, the SDK's name in it; III_URL: the engine)
 import { createInterface } from 'node:readline'
 import { createRequire } from 'node:module'
 
-const [prefix, entry] = process.argv.slice(2)
-const require = createRequire(import.meta.url)
-const { registerWorker, TriggerAction } = require(entry)
+const [prefix, folder, name] = process.argv.slice(2)
+const { registerWorker, TriggerAction } = createRequire(`${folder}/`)(name)
 const notes = []
 const worker = registerWorker(process.env.III_URL, { workerName: prefix, otel: { enabled: false } })
 const refs = {}

@@ -1,0 +1,138 @@
+"""An engine in this process, on loopback and free ports, and bare clients for it."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+import uvloop
+import websockets
+from agentos_engine.app import Engine
+from agentos_engine.bus.bus import Bus
+from agentos_engine.config import read_settings
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy():
+    """The loop that the engine runs on."""
+    return uvloop.EventLoopPolicy()
+
+
+class Peer:
+    """A connection on a bus without sockets: what the engine sends is gathered."""
+
+    def __init__(self, bus: Bus, **options) -> None:
+        self.frames: list[bytes] = []
+        self.bus = bus
+        self.connection = bus.connect(self.frames.append, **options)
+        self.id = self.connection.id
+
+    def send(self, **message) -> None:
+        """Send a message."""
+        self.bus.receive(self.connection, json.dumps(message).encode())
+
+    def take(self, message_type: str | None = None) -> list[dict]:
+        """Return, and forget, what the engine has sent; only messages of one type when given."""
+        messages = [json.loads(frame) for frame in self.frames]
+        self.frames.clear()
+        return [each for each in messages if message_type in (None, each["type"])]
+
+    def end(self, now: float = 0.0) -> None:
+        """Disconnect."""
+        self.bus.disconnect(self.connection, now)
+
+
+@pytest.fixture
+def bus():
+    """A bare bus."""
+    return Bus()
+
+
+@pytest.fixture
+def join(bus):
+    """Connects peers to the bare bus; what it greets them with is dropped."""
+
+    def join(**options) -> Peer:
+        peer = Peer(bus, **options)
+        peer.take()
+        return peer
+
+    return join
+
+
+class Client:
+    """A bare WebSocket client."""
+
+    def __init__(self, socket) -> None:
+        self.socket = socket
+
+    async def send(self, **message) -> None:
+        """Send a message."""
+        await self.socket.send(json.dumps(message))
+
+    async def receive(self, message_type: str) -> dict:
+        """Return the next message of this type."""
+        async with asyncio.timeout(10):
+            while True:
+                message = json.loads(await self.socket.recv())
+                if message["type"] == message_type:
+                    return message
+
+    async def ask(self, function_id: str, data=None) -> dict:
+        """Call a function and return the whole answer."""
+        await self.send(type="invokefunction", invocation_id="ask", function_id=function_id, data=data)
+        return await self.receive("invocationresult")
+
+    async def settled(self) -> None:
+        """Return when the engine has carried out all that was sent before."""
+        await self.send(type="ping")
+        await self.receive("pong")
+
+
+class Running:
+    """A started engine."""
+
+    def __init__(self, engine: Engine, ports) -> None:
+        self.engine, self.ports = engine, ports
+        self.sockets: list = []
+
+    async def connect(self, path: str = "/", **options) -> Client:
+        """Connect a worker."""
+        url = f"ws://127.0.0.1:{self.ports.workers}{path}"
+        self.sockets.append(await websockets.connect(url, max_size=None, **options))
+        return Client(self.sockets[-1])
+
+    async def http(self, request: bytes, port: int | None = None) -> bytes:
+        """Send bytes to the REST port and return all that comes back until it closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port or self.ports.http)
+        writer.write(request)
+        async with asyncio.timeout(15):
+            answer = await reader.read()
+        writer.close()
+        return answer
+
+
+@pytest.fixture
+async def run_engine():
+    """Starts engines: ``await run_engine(*flags)``, with ``prepare=`` to change the engine before it listens."""
+    started: list[Running] = []
+
+    async def run(*flags: str, prepare=None) -> Running:
+        ports = ("--port", "0", "--http-port", "0", "--admin-port", "0")
+        engine = Engine(read_settings([*ports, *flags], {}))
+        if prepare is not None:
+            prepare(engine)
+        started.append(Running(engine, await engine.start()))
+        return started[-1]
+
+    yield run
+    for running in started:
+        for socket in running.sockets:
+            await socket.close()
+        await running.engine.stop()
+
+
+@pytest.fixture
+def root() -> Path:
+    """The engine's folder."""
+    return Path(__file__).parent.parent

@@ -1,0 +1,276 @@
+"""Who owns which functions, and which FunctionClaims are written so that it is recorded."""
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from agentos_operator.plan.claims import ClaimsInput, ClaimsPlan, patterns_of, plan
+
+NOW, STAMP = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T03:04:05Z"
+EARLIER = "2026-01-01T00:00:00Z"
+REALM = {
+    "apiVersion": "agentos.dev/v1alpha1",
+    "kind": "Realm",
+    "metadata": {"name": "prod", "uid": "r-uid"},
+    "spec": {"namespace": "team"},
+}
+
+
+def worker(name: str, *owns: str, day: int = 1, **metadata: Any) -> dict:
+    """A Worker made on that day of January."""
+    return {
+        "kind": "Worker",
+        "metadata": {
+            "name": name,
+            "namespace": "team",
+            "uid": f"{name}-uid",
+            "creationTimestamp": f"2026-01-{day:02}T00:00:00Z",
+        }
+        | metadata,
+        "spec": {"owns": list(owns)},
+    }
+
+
+def claim(segment: str, *holders: tuple[str, str], version: str = "7") -> dict:
+    """A recorded claim; holders as (pattern, worker)."""
+    listed = [{"pattern": p, "worker": w, "uid": f"{w}-uid", "since": EARLIER} for p, w in holders]
+    metadata = {"name": segment, "namespace": "team", "uid": f"{segment}-claim", "resourceVersion": version}
+    return {"kind": "FunctionClaim", "metadata": metadata, "spec": {"segment": segment, "holders": listed}}
+
+
+def decide(
+    *workers: dict, claims: tuple[dict, ...] = (), lingering: tuple[str, ...] = (), pods: tuple[str, ...] | None = None
+) -> ClaimsPlan:
+    """``lingering``: names of Workers that are gone but may still answer; ``pods``: those that have pods (None: all)."""
+    return plan(
+        ClaimsInput(
+            REALM,
+            workers,
+            claims,
+            lambda uid: pods is None or uid.removesuffix("-uid") in pods,
+            lambda uid: uid.removesuffix("-uid") in lingering,
+            NOW,
+        )
+    )
+
+
+def held(written: dict) -> list[tuple[str, str, str]]:
+    return [(h["pattern"], h["worker"], h["since"]) for h in written["spec"]["holders"]]
+
+
+def writes(answer: ClaimsPlan) -> tuple[list[str], list[str], list[str]]:
+    return tuple([c["spec"]["segment"] for c in part] for part in (answer.create, answer.replace, answer.delete))
+
+
+def test_a_free_pattern_is_recorded_in_a_new_claim():
+    answer = decide(worker("wasm", "wasm"))
+    (made,) = answer.create
+    assert writes(answer) == (["wasm"], [], [])
+    assert answer.writes == 1
+    assert not answer.waiting
+    assert made == {
+        "apiVersion": "agentos.dev/v1alpha1",
+        "kind": "FunctionClaim",
+        "metadata": {
+            "name": "wasm",
+            "namespace": "team",
+            "labels": {"app.kubernetes.io/managed-by": "agentos-operator", "agentos.dev/realm": "prod"},
+            "ownerReferences": [
+                {
+                    "apiVersion": "agentos.dev/v1alpha1",
+                    "kind": "Realm",
+                    "name": "prod",
+                    "uid": "r-uid",
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "spec": {
+            "segment": "wasm",
+            "holders": [{"pattern": "wasm::*", "worker": "wasm", "uid": "wasm-uid", "since": STAMP}],
+        },
+    }
+
+
+def test_each_first_segment_has_one_claim_written_in_sorted_order():
+    answer = decide(worker("a", "zoo::x", "agent::chat"), worker("b", "agent::list", day=2))
+    assert writes(answer) == (["agent", "zoo"], [], [])
+    assert held(answer.create[0]) == [("agent::chat", "a", STAMP), ("agent::list", "b", STAMP)]
+
+
+def test_a_segment_that_is_no_object_name_is_encoded():
+    (made,) = decide(worker("a", "Big_Tools::x")).create
+    assert made["metadata"]["name"] == "big-tools--" + b"Big_Tools".hex()
+    assert made["spec"]["segment"] == "Big_Tools"
+
+
+def test_what_is_recorded_already_is_not_written_again():
+    answer = decide(worker("wasm", "wasm"), claims=(claim("wasm", ("wasm::*", "wasm")),))
+    assert answer.writes == 0
+
+
+def test_a_new_holder_replaces_the_claim_by_compare_and_set():
+    answer = decide(
+        worker("a", "agent::chat"),
+        worker("b", "agent::list"),
+        claims=(claim("agent", ("agent::chat", "a"), version="42"),),
+    )
+    assert writes(answer) == ([], ["agent"], [])
+    (changed,) = answer.replace
+    assert changed["metadata"]["resourceVersion"] == "42"
+    assert held(changed) == [("agent::chat", "a", EARLIER), ("agent::list", "b", STAMP)]
+
+
+def test_a_new_claim_has_no_version_to_compare():
+    assert "resourceVersion" not in decide(worker("a", "a")).create[0]["metadata"]
+
+
+def test_a_claim_that_nobody_holds_any_more_is_deleted():
+    recorded = claim("wasm", ("wasm::*", "gone"))
+    answer = decide(claims=(recorded,))
+    assert answer.delete == (recorded,)
+    assert writes(answer) == ([], [], ["wasm"])
+
+
+def test_of_a_claim_with_other_holders_only_the_one_who_left_is_removed():
+    answer = decide(worker("a", "agent::chat"), claims=(claim("agent", ("agent::chat", "a"), ("agent::list", "gone")),))
+    (changed,) = answer.replace
+    assert held(changed) == [("agent::chat", "a", EARLIER)]
+
+
+def test_a_worker_that_edits_its_patterns_gives_up_the_old_ones():
+    answer = decide(worker("a", "new"), claims=(claim("old", ("old::*", "a")),))
+    assert writes(answer) == (["new"], [], ["old"])
+
+
+def test_a_holder_is_never_dispossessed_by_an_older_worker():
+    answer = decide(
+        worker("older", "wasm"), worker("holder", "wasm", day=9), claims=(claim("wasm", ("wasm::*", "holder")),)
+    )
+    assert answer.writes == 0
+    (clash,) = answer.waiting["older-uid"]
+    assert clash.message == "wasm::* is held by Worker holder"
+
+
+def test_of_those_who_wait_the_oldest_gets_it():
+    answer = decide(worker("young", "wasm", day=3), worker("old", "wasm", day=2))
+    assert held(answer.create[0]) == [("wasm::*", "old", STAMP)]
+    assert set(answer.waiting) == {"young-uid"}
+
+
+def test_a_waiter_gets_the_functions_when_the_holder_is_gone():
+    answer = decide(worker("heir", "wasm", day=2), claims=(claim("wasm", ("wasm::*", "gone")),))
+    (changed,) = answer.replace
+    assert held(changed) == [("wasm::*", "heir", STAMP)]
+    assert not answer.waiting
+
+
+@pytest.mark.parametrize(
+    "workers",
+    [
+        pytest.param([worker("heir", "wasm", day=2)], id="its object is gone"),
+        pytest.param(
+            [worker("heir", "wasm", day=2), worker("gone", "wasm", deletionTimestamp=STAMP)], id="its object is going"
+        ),
+    ],
+)
+def test_a_holder_that_leaves_keeps_its_functions_until_its_pods_are_gone(workers):
+    recorded = (claim("wasm", ("wasm::*", "gone")),)
+    waits = decide(*workers, claims=recorded, lingering=("gone",))
+    assert waits.writes == 0
+    assert [c.message for c in waits.waiting["heir-uid"]] == ["wasm::* is held by Worker gone"]
+    follows = decide(*workers, claims=recorded)
+    assert held(follows.replace[0]) == [("wasm::*", "heir", STAMP)]
+
+
+def test_a_worker_made_anew_under_the_same_name_is_another_one():
+    again = worker("wasm", "wasm", uid="new-uid")
+    recorded = (claim("wasm", ("wasm::*", "wasm")),)
+    assert set(decide(again, claims=recorded, lingering=("wasm",)).waiting) == {"new-uid"}
+    assert decide(again, claims=recorded).replace[0]["spec"]["holders"][0]["uid"] == "new-uid"
+
+
+def test_a_worker_that_is_going_claims_nothing_new():
+    assert decide(worker("a", "wasm", deletionTimestamp=STAMP), lingering=("a",)).writes == 0
+
+
+def test_a_worker_gets_all_its_patterns_or_none():
+    answer = decide(
+        worker("holder", "b"),
+        worker("late", "a", "b", day=2),
+        pods=("holder",),
+        claims=(claim("b", ("b::*", "holder")),),
+    )
+    assert answer.writes == 0
+    assert [c.pattern.text for c in answer.waiting["late-uid"]] == ["b::*"]
+
+
+def test_a_part_recorded_by_an_interrupted_write_is_removed_when_the_rest_cannot_be_had():
+    holder, late = worker("holder", "b"), worker("late", "a", "b", day=2)
+    recorded = (claim("a", ("a::*", "late")), claim("b", ("b::*", "holder")))
+    assert writes(decide(holder, late, pods=("holder",), claims=recorded)) == ([], [], ["a"])
+    assert decide(holder, late, pods=("holder", "late"), claims=recorded).writes == 0
+
+
+NOT_CLAIMED = [
+    ("the engine's namespace", ["sandbox"]),
+    ("the engine's namespace under another name", ["wasm", "engine::x"]),
+    ("one of the engine's functions", ["state::get"]),
+    ("a wildcard over the engine's functions", ["state::*"]),
+    ("a star before the first colons", ["tool*"]),
+    ("an empty text", [""]),
+    ("no text", [7]),
+    ("one malformed among good ones", ["wasm", "tool*"]),
+    ("nothing", []),
+]
+
+
+@pytest.mark.parametrize("owns", [pytest.param(r[1], id=r[0]) for r in NOT_CLAIMED])
+def test_what_validation_refuses_is_never_claimed(owns):
+    assert patterns_of(worker("a", *owns)) == ()
+    answer = decide(worker("a", *owns))
+    assert (answer.writes, dict(answer.waiting)) == (0, {})
+
+
+def test_a_worker_without_owns_claims_nothing():
+    bare = worker("a")
+    for spec in ({}, {"owns": None}):
+        assert decide(bare | {"spec": spec}).writes == 0
+
+
+@pytest.mark.parametrize("bad", ["state::get", "tool*"])
+def test_a_mistake_in_an_edit_of_owns_keeps_what_is_held(bad):
+    recorded = (claim("wasm", ("wasm::*", "runs")),)
+    answer = decide(worker("runs", "wasm", bad), worker("waits", "wasm", day=2), claims=recorded)
+    assert answer.writes == 0
+    assert set(answer.waiting) == {"waits-uid"}
+
+
+def test_a_pattern_given_twice_is_claimed_once():
+    (made,) = decide(worker("a", "wasm", "wasm::*")).create
+    assert held(made) == [("wasm::*", "a", STAMP)]
+
+
+def test_a_record_that_makes_no_sense_is_removed_and_stops_nobody():
+    recorded = claim("wasm", ("not a pattern", "gone"))
+    answer = decide(worker("a", "wasm"), claims=(recorded,), lingering=("gone",))
+    assert held(answer.replace[0]) == [("wasm::*", "a", STAMP)]
+
+
+def test_the_same_input_gives_the_same_plan_and_is_not_changed():
+    workers = (worker("a", "x", "y"), worker("b", "x", day=2), worker("c", "z", day=3))
+    recorded = (claim("x", ("x::*", "gone")), claim("q", ("q::*", "gone")))
+    before = copy.deepcopy((workers, recorded))
+    first = decide(*workers, claims=recorded)
+    assert decide(*reversed(workers), claims=tuple(reversed(recorded))) == first
+    assert (workers, recorded) == before
+
+
+def test_deciding_again_on_the_result_changes_nothing():
+    workers = (worker("a", "x", "y"), worker("b", "x", day=2))
+    made = tuple(c | {"metadata": c["metadata"] | {"resourceVersion": "1"}} for c in decide(*workers).create)
+    again = decide(*workers, claims=made)
+    assert again.writes == 0
+    assert set(again.waiting) == {"b-uid"}

@@ -1,0 +1,331 @@
+"""What is decided for one Realm."""
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from agentos_contracts import reasons
+from agentos_contracts.findings import error, warning
+from agentos_operator.plan.realm import RealmInput, RealmPlan, plan
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+EARLIER = "2026-01-01T00:00:00Z"
+
+
+def realm(spec: dict | None = None, conditions: dict[str, str] | None = None) -> dict:
+    known = [{"type": k, "status": s, "lastTransitionTime": EARLIER} for k, s in (conditions or {}).items()]
+    return {
+        "apiVersion": "agentos.dev/v1alpha1",
+        "kind": "Realm",
+        "metadata": {"name": "prod", "uid": "r-uid", "generation": 2, "creationTimestamp": EARLIER},
+        "spec": {"namespace": "team"} | (spec or {}),
+        "status": {"conditions": known},
+    }
+
+
+def namespace(label: str | None = "prod", **metadata: Any) -> dict:
+    labels = {"agentos.dev/realm": label} if label else {}
+    return {"metadata": {"name": "team", "labels": labels} | metadata}
+
+
+def snapshot(**changes: Any) -> RealmInput:
+    """A healthy Realm, but for the changes; ``spec`` and ``conditions`` change the Realm itself."""
+    values: dict[str, Any] = {
+        "realm": realm(changes.pop("spec", None), changes.pop("conditions", None)),
+        "now": NOW,
+        "findings": (),
+        "namespace": namespace(),
+        "rival": "",
+        "statefulset": {"status": {"readyReplicas": 1}},
+        "pods": (),
+        "unbound_volume": "",
+        "linked": True,
+        "down_for": 0.0,
+        "link_error": "",
+        "connections": 3,
+        "workers": (),
+        "image": "agentos:1",
+        "verify_keys": "public-key",
+        "grace": 15.0,
+    }
+    return RealmInput(**values | changes)
+
+
+def condition(answer: RealmPlan, kind: str) -> dict:
+    return next((c for c in answer.status["conditions"] if c["type"] == kind), {})
+
+
+def waiting(reason: str, **status: Any) -> dict:
+    told = [{"image": "agentos:1", "ready": False, "state": {"waiting": {"reason": reason}}} | status]
+    metadata = {"name": "agentos-engine-0", "namespace": "team", "uid": "p", "creationTimestamp": EARLIER}
+    return {"metadata": metadata, "status": {"phase": "Pending", "containerStatuses": told}}
+
+
+NO_ENGINE = {"statefulset": None, "linked": False}
+TABLE = [
+    ("namespace is its own", {}, "NamespaceReady", True, reasons.NAMESPACE_READY, None),
+    ("namespace is not there yet", {"namespace": None}, "NamespaceReady", True, reasons.NAMESPACE_READY, None),
+    ("namespace of nobody", {"namespace": namespace(None)}, "NamespaceReady", True, reasons.NAMESPACE_READY, None),
+    (
+        "another Realm has it",
+        {"rival": "old", **NO_ENGINE},
+        "NamespaceReady",
+        False,
+        reasons.NAMESPACE_TAKEN,
+        "namespace team belongs to Realm old; give this Realm another spec.namespace",
+    ),
+    (
+        "namespace goes away",
+        {"namespace": namespace(deletionTimestamp=EARLIER), **NO_ENGINE},
+        "NamespaceReady",
+        False,
+        reasons.NAMESPACE_TERMINATING,
+        "namespace team is being deleted; wait until it is gone",
+    ),
+    (
+        "errors in the spec",
+        {
+            "findings": [
+                error("spec.engine.mode", "E", "must be Dedicated"),
+                warning("x", "W", "y"),
+                error("a", "E", "b"),
+            ]
+        },
+        "NamespaceReady",
+        False,
+        reasons.REALM_INVALID,
+        "spec.engine.mode: must be Dedicated; a: b",
+    ),
+    ("engine runs", {}, "EngineAvailable", True, reasons.ENGINE_AVAILABLE, None),
+    ("engine not wanted", {"rival": "old"}, "EngineAvailable", False, reasons.NOT_STARTED, None),
+    ("engine starts", NO_ENGINE, "EngineAvailable", False, reasons.ENGINE_STARTING, "waiting for the engine's pod"),
+    (
+        "volume is not bound",
+        NO_ENGINE | {"unbound_volume": "data-agentos-engine-0"},
+        "EngineAvailable",
+        False,
+        reasons.ENGINE_STORAGE_PENDING,
+        "the volume data-agentos-engine-0 is not bound; see kubectl describe pvc -n team data-agentos-engine-0",
+    ),
+    (
+        "image cannot be pulled",
+        NO_ENGINE | {"pods": [waiting("ImagePullBackOff")]},
+        "EngineAvailable",
+        False,
+        reasons.IMAGE_PULL_FAILED,
+        'the image "agentos:1" cannot be pulled; mend spec.image, or name a pull secret in spec.imagePullSecrets',
+    ),
+    (
+        "engine crashes",
+        NO_ENGINE | {"pods": [waiting("CrashLoopBackOff")]},
+        "EngineAvailable",
+        False,
+        reasons.CRASH_LOOPING,
+        "the container ends again and again (exit code unknown); look at its last words: "
+        "kubectl logs -n team agentos-engine-0 --previous",
+    ),
+    ("link is up", {}, "EngineLinked", True, reasons.LINKED, None),
+    (
+        "no engine to link to",
+        NO_ENGINE,
+        "EngineLinked",
+        False,
+        reasons.ENGINE_NOT_READY,
+        "the engine is not there yet",
+    ),
+    (
+        "link down within the grace",
+        {"linked": False, "down_for": 14.0, "conditions": {"EngineLinked": "True"}},
+        "EngineLinked",
+        True,
+        reasons.LINKED,
+        "the link has been down for less than 15 s",
+    ),
+    (
+        "link not up yet",
+        {"linked": False, "down_for": 2.0},
+        "EngineLinked",
+        False,
+        reasons.ENGINE_NOT_READY,
+        "waiting for the first connection to the engine",
+    ),
+    (
+        "link down longer",
+        {"linked": False, "down_for": 15.0, "conditions": {"EngineLinked": "True"}},
+        "EngineLinked",
+        False,
+        reasons.ENGINE_UNREACHABLE,
+        "the operator cannot reach the engine at agentos-engine.team.svc:49134; look at the engine's logs",
+    ),
+    (
+        "link never up, with its error",
+        {"linked": False, "down_for": 20.0, "link_error": "the engine refused the operator: unknown key"},
+        "EngineLinked",
+        False,
+        reasons.ENGINE_UNREACHABLE,
+        "the operator cannot reach the engine at agentos-engine.team.svc:49134 "
+        "(the engine refused the operator: unknown key); look at the engine's logs",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "ok", "reason", "message"),
+    [pytest.param(*row[1:], id=f"{row[2]}-{row[4].name}-{row[0]}") for row in TABLE],
+)
+def test_every_condition_tells_its_reason_and_what_to_do(changes, kind, ok, reason, message):
+    told = condition(plan(snapshot(**changes)), kind)
+    assert told["status"] == ("True" if ok else "False")
+    assert told["reason"] == reason.name
+    assert told["message"] == (reason.meaning if message is None else message)
+
+
+def test_the_table_above_has_every_documented_reason():
+    documented = {(str(kind), reason.name) for kind, listed in reasons.REALM_REASONS.items() for reason in listed}
+    assert documented <= {(row[2], row[4].name) for row in TABLE}
+
+
+def test_a_healthy_realm_has_account_service_and_engine():
+    answer = plan(snapshot())
+    assert [child["kind"] for child in answer.children] == ["ServiceAccount", "Service", "StatefulSet"]
+    assert condition(answer, "Ready")["status"] == "True"
+    assert answer.namespace is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"rival": "old"}, id="taken"),
+        pytest.param({"findings": [error("spec", "E", "bad")]}, id="invalid"),
+        pytest.param({"namespace": namespace(deletionTimestamp=EARLIER)}, id="terminating"),
+    ],
+)
+def test_nothing_is_made_in_a_namespace_that_it_cannot_have(changes):
+    answer = plan(snapshot(**{"namespace": None} | changes))
+    assert (answer.namespace, answer.children) == (None, ())
+    assert condition(answer, "Ready")["status"] == "False"
+
+
+@pytest.mark.parametrize(
+    ("there", "made"),
+    [
+        pytest.param(None, True, id="missing"),
+        pytest.param(namespace(None), True, id="unlabelled"),
+        pytest.param(namespace("other"), True, id="left by another"),
+        pytest.param(namespace(), False, id="its own"),
+    ],
+)
+def test_the_namespace_is_made_or_marked_once(there, made):
+    wanted = plan(snapshot(namespace=there)).namespace
+    assert (wanted is not None) == made
+    if wanted:
+        assert wanted["metadata"]["name"] == "team"
+        assert wanted["metadata"]["labels"]["agentos.dev/realm"] == "prod"
+
+
+def test_a_namespace_goes_with_its_realm_only_when_the_realm_says_so():
+    kept = plan(snapshot(namespace=None)).namespace
+    deleted = plan(snapshot(namespace=None, spec={"deletionPolicy": "Delete"})).namespace
+    assert "ownerReferences" not in kept["metadata"]
+    assert deleted["metadata"]["ownerReferences"][0]["uid"] == "r-uid"
+
+
+def engine_of(**spec: Any) -> dict:
+    return plan(snapshot(spec=spec)).children[-1]["spec"]
+
+
+def test_the_engine_is_told_its_realm_and_the_verifying_key():
+    (container,) = engine_of()["template"]["spec"]["containers"]
+    env = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert env == {
+        "AGENTOS_HOST": "0.0.0.0",
+        "AGENTOS_REALM": "prod",
+        "AGENTOS_VERIFY_KEYS": "public-key",
+        "AGENTOS_DATA_DIR": "/data",
+    }
+    assert container["image"] == "agentos:1"
+
+
+def test_an_engine_without_storage_has_an_empty_folder_for_its_data():
+    spec = engine_of()
+    assert "volumeClaimTemplates" not in spec
+    assert {"name": "data", "emptyDir": {}} in spec["template"]["spec"]["volumes"]
+
+
+@pytest.mark.parametrize(("policy", "when_deleted"), [("Retain", "Retain"), ("Delete", "Delete"), (None, "Retain")])
+def test_an_engines_volume_is_as_asked_for(policy, when_deleted):
+    storage = {"size": "10Gi", "storageClassName": "fast"}
+    spec = engine_of(engine={"storage": storage}, **({"deletionPolicy": policy} if policy else {}))
+    (claim,) = spec["volumeClaimTemplates"]
+    assert claim["metadata"] == {"name": "data"}
+    assert claim["spec"]["resources"] == {"requests": {"storage": "10Gi"}}
+    assert claim["spec"]["storageClassName"] == "fast"
+    assert spec["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == when_deleted
+    assert [volume["name"] for volume in spec["template"]["spec"]["volumes"]] == ["tmp"]
+
+
+def test_a_volume_of_the_clusters_default_class_names_none():
+    (claim,) = engine_of(engine={"storage": {"size": 1024}})["volumeClaimTemplates"]
+    assert "storageClassName" not in claim["spec"]
+    assert claim["spec"]["resources"] == {"requests": {"storage": "1024"}}
+
+
+def test_image_and_resources_of_the_engine_can_be_set():
+    resources = {"limits": {"memory": "2Gi"}}
+    (container,) = engine_of(engine={"image": "mine:2", "resources": resources})["template"]["spec"]["containers"]
+    assert (container["image"], container["resources"]) == ("mine:2", resources)
+
+
+def test_the_engine_passes_pod_security_restricted():
+    spec = engine_of()["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["containers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_the_service_finds_only_this_realms_engine_by_the_ports_names():
+    service = plan(snapshot()).children[1]
+    template = plan(snapshot()).children[2]["spec"]["template"]
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    names = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+    assert {port["targetPort"]: port["port"] for port in service["spec"]["ports"]} == names
+
+
+def test_workers_connections_and_addresses_are_told():
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    status = plan(snapshot(workers=[ready, {"status": {}}, {}])).status
+    assert (status["workers"], status["readyWorkers"]) == (3, 1)
+    assert status["engine"] == {
+        "url": "ws://agentos-engine.team.svc:49134",
+        "httpUrl": "http://agentos-engine.team.svc:3111",
+        "connections": 3,
+    }
+    assert status["observedGeneration"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        pytest.param(NO_ENGINE, "Reconciling", id="starting"),
+        pytest.param({"rival": "old"}, "Stalled", id="taken"),
+        pytest.param({"findings": [error("spec", "E", "bad")]}, "Stalled", id="invalid"),
+    ],
+)
+def test_kstatus_knows_whether_it_goes_on_by_itself(changes, kind):
+    answer = plan(snapshot(**changes))
+    assert condition(answer, kind)["status"] == "True"
+    assert not condition(answer, "Stalled" if kind == "Reconciling" else "Reconciling")
+
+
+@pytest.mark.parametrize("changes", [pytest.param(row[1], id=row[0]) for row in TABLE])
+def test_the_same_input_gives_the_same_plan_and_is_not_changed(changes):
+    given = snapshot(**changes)
+    untouched = copy.deepcopy(given)
+    assert plan(given) == plan(copy.deepcopy(untouched))
+    assert given == untouched

@@ -1,0 +1,986 @@
+"""What is decided for one Worker, from a snapshot of all that is known."""
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from agentos_contracts import reasons
+from agentos_contracts.assign import Clash, Holder
+from agentos_contracts.effective import effective
+from agentos_contracts.findings import error, warning
+from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest
+from agentos_contracts.patterns import Pattern
+from agentos_contracts.worker import WorkerSpec
+from agentos_operator.bus import Connection
+from agentos_operator.plan.conditions import MESSAGE_LIMIT
+from agentos_operator.plan.worker import FUNCTIONS_SHOWN, Dependency, EngineView, WorkerInput, WorkerPlan, plan
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+STAMP, EARLIER = "2026-01-02T03:04:05Z", "2026-01-01T00:00:00Z"
+GATE = "agentos.dev/registered"
+LOGS = "look at its logs: kubectl logs -n team -l agentos.dev/worker-uid=w-uid"
+MANIFEST = {"iii": "v1", "name": "wasm", "version": "1.2.3"}
+LINKED = EngineView("prod", ready=True, linked=True, up_for=100, down_for=0)
+
+
+def worker(spec: dict | None = None, conditions: dict[str, str] | None = None, **metadata: Any) -> dict:
+    """A Worker; ``conditions`` are those of its status, by type."""
+    known = [
+        {"type": kind, "status": status, "lastTransitionTime": EARLIER}
+        for kind, status in (conditions if conditions is not None else {"EngineLinked": "True"}).items()
+    ]
+    return {
+        "apiVersion": "agentos.dev/v1alpha1",
+        "kind": "Worker",
+        "metadata": {
+            "name": "wasm",
+            "namespace": "team",
+            "uid": "w-uid",
+            "generation": 3,
+            "creationTimestamp": EARLIER,
+        }
+        | metadata,
+        "spec": {"manifest": MANIFEST, "image": "wasm:1.2.3", "owns": ["wasm::*"]} | (spec or {}),
+        "status": {"conditions": known},
+    }
+
+
+def pod(uid: str = "pod-1", *, gate: bool | None = True, containers: bool = True, **changes: Any) -> dict:
+    conditions = [{"type": "ContainersReady", "status": str(containers)}]
+    if gate is not None:
+        conditions.append({"type": GATE, "status": str(gate)})
+    metadata = {"name": f"wasm-{uid}", "namespace": "team", "uid": uid, "creationTimestamp": EARLIER}
+    return {
+        "kind": "Pod",
+        "metadata": metadata | changes.pop("metadata", {}),
+        "status": {"phase": "Running", "conditions": conditions} | changes,
+    }
+
+
+def waiting(reason: str, message: str = "", **status: Any) -> dict:
+    """A pod whose container waits for this reason."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    return pod(
+        gate=None,
+        containers=False,
+        containerStatuses=[{"image": "wasm:1.2.3", "ready": False, "state": state} | status],
+    )
+
+
+def deployment(replicas: int = 1, available: int = 1, *, updated: int | None = None, **status: Any) -> dict:
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": "wasm", "namespace": "team", "uid": "d-uid"},
+        "status": {
+            "replicas": replicas,
+            "readyReplicas": available,
+            "availableReplicas": available,
+            "updatedReplicas": replicas if updated is None else updated,
+        }
+        | status,
+    }
+
+
+def connection(pod_uid: str = "pod-1", *functions: str) -> Connection:
+    return Connection(f"c-{pod_uid}", "w-uid", pod_uid, frozenset(functions or ("wasm::execute",)))
+
+
+def snapshot(**changes: Any) -> WorkerInput:
+    """A healthy Worker with one pod, but for the changes; ``spec`` changes its spec, ``conditions`` its status."""
+    resource = changes.pop("worker", None) or worker(changes.pop("spec", None), changes.pop("conditions", None))
+    spec = resource["spec"]
+    wanted = tuple(Pattern.parse(text) for text in spec.get("owns", ()))
+    values: dict[str, Any] = {
+        "worker": resource,
+        "now": NOW,
+        "engine": LINKED,
+        "effective": effective(
+            WorkerSpec.model_validate(spec, by_name=False), Manifest.model_validate(spec.get("manifest", MANIFEST))
+        ),
+        "findings": (),
+        "manifest_missing": "",
+        "wanted": wanted,
+        "held": frozenset(pattern.text for pattern in wanted),
+        "clashes": (),
+        "providers": (),
+        "built_in": BUILT_IN_WORKERS,
+        "deployment": deployment(),
+        "pods": (pod(),),
+        "connections": (connection(),),
+        "quiet_for": 100.0,
+        "token": "header.claims.signature",
+        "grace": 15.0,
+    }
+    return WorkerInput(**values | changes)
+
+
+def fresh(**changes: Any) -> WorkerInput:
+    """The same Worker before anything runs."""
+    return snapshot(**{"deployment": None, "pods": (), "connections": ()} | changes)
+
+
+def depends(name: str = "memory", wanted: str = "^1", **changes: Any) -> WorkerInput:
+    return fresh(spec={"dependencies": {name: wanted}}, **changes)
+
+
+def condition(answer: WorkerPlan, kind: str) -> dict:
+    found = [c for c in answer.status["conditions"] if c["type"] == kind]
+    assert len(found) <= 1
+    return found[0] if found else {}
+
+
+def kinds(answer: WorkerPlan) -> list[str]:
+    return [child["kind"] for child in answer.children]
+
+
+def clash(pattern: str = "wasm::*", held: str = "wasm::*", holder: str = "old") -> Clash:
+    return Clash(Pattern(pattern), Holder(held, holder, "old-uid", EARLIER), Pattern(held))
+
+
+OUTAGE = EngineView("prod", ready=True, linked=False, up_for=0, down_for=16)
+BREAK = EngineView("prod", ready=True, linked=False, up_for=0, down_for=4)
+STARTING = EngineView("prod", ready=False, linked=False, up_for=0, down_for=1)
+UNREACHABLE = (
+    "the engine of realm prod cannot be reached at agentos-engine.team.svc:49134; "
+    "see kubectl describe realm prod and kubectl logs -n team agentos-engine-0"
+)
+MEMORY = Dependency("mem", "memory", "1.4.0", ready=True)
+
+# id, snapshot, condition, status, reason, message
+TABLE = [
+    ("manifest without error", snapshot(), "ManifestValid", True, reasons.VALID, None),
+    (
+        "all errors of manifest and spec",
+        snapshot(
+            effective=None,
+            findings=[
+                error("spec.image", "NoImage", "no image is named"),
+                warning("x", "Y", "z"),
+                error("", "E", "bad"),
+            ],
+        ),
+        "ManifestValid",
+        False,
+        reasons.MANIFEST_INVALID,
+        "spec.image: no image is named; bad",
+    ),
+    (
+        "warnings are no errors",
+        snapshot(findings=[warning("spec.owns[1]", "Overlap", "one is enough")]),
+        "ManifestValid",
+        True,
+        reasons.VALID,
+        None,
+    ),
+    (
+        "ConfigMap is not there",
+        snapshot(effective=None, manifest_missing="ConfigMap m is not there; create it, or mend spec.manifestFrom"),
+        "ManifestValid",
+        False,
+        reasons.MANIFEST_NOT_FOUND,
+        "ConfigMap m is not there; create it, or mend spec.manifestFrom",
+    ),
+    ("link is up", snapshot(), "EngineLinked", True, reasons.LINKED, None),
+    (
+        "link down within the grace",
+        snapshot(engine=BREAK),
+        "EngineLinked",
+        True,
+        reasons.LINKED,
+        "the link to the engine has been down for less than 15 s",
+    ),
+    (
+        "link and engine down within the grace",
+        snapshot(engine=STARTING),
+        "EngineLinked",
+        True,
+        reasons.LINKED,
+        "the link to the engine has been down for less than 15 s",
+    ),
+    (
+        "no Realm has the namespace",
+        snapshot(engine=None),
+        "EngineLinked",
+        False,
+        reasons.NO_REALM,
+        "no Realm has namespace team; make one with spec.namespace: team, or apply the Worker in a realm's namespace",
+    ),
+    (
+        "engine is starting for the first time",
+        fresh(engine=STARTING, conditions={}),
+        "EngineLinked",
+        False,
+        reasons.ENGINE_NOT_READY,
+        "the engine of realm prod is starting; see kubectl get realm prod",
+    ),
+    (
+        "first link is being made",
+        fresh(engine=BREAK, conditions={}),
+        "EngineLinked",
+        False,
+        reasons.ENGINE_NOT_READY,
+        "the engine of realm prod is starting; see kubectl get realm prod",
+    ),
+    (
+        "engine never came",
+        fresh(engine=OUTAGE, conditions={}),
+        "EngineLinked",
+        False,
+        reasons.ENGINE_UNREACHABLE,
+        UNREACHABLE,
+    ),
+    ("link down longer", snapshot(engine=OUTAGE), "EngineLinked", False, reasons.ENGINE_UNREACHABLE, UNREACHABLE),
+    (
+        "engine and link down longer",
+        snapshot(engine=EngineView("prod", ready=False, linked=False, up_for=0, down_for=15)),
+        "EngineLinked",
+        False,
+        reasons.ENGINE_UNREACHABLE,
+        UNREACHABLE,
+    ),
+    ("all patterns recorded", snapshot(), "FunctionsClaimed", True, reasons.CLAIMED, "wasm::*"),
+    (
+        "several patterns recorded",
+        snapshot(spec={"owns": ["wasm", "agent::chat"]}),
+        "FunctionsClaimed",
+        True,
+        reasons.CLAIMED,
+        "agent::chat, wasm::*",
+    ),
+    ("nothing owned", snapshot(spec={"owns": []}), "FunctionsClaimed", True, reasons.NOTHING_DECLARED, None),
+    (
+        "another Worker holds it",
+        fresh(held=frozenset(), clashes=[clash()]),
+        "FunctionsClaimed",
+        False,
+        reasons.CLASH,
+        "wasm::* is held by Worker old; no pod runs until it is free: delete the holder, or claim other functions",
+    ),
+    (
+        "two Workers hold overlapping patterns",
+        fresh(held=frozenset(), clashes=[clash(held="wasm::run"), clash(held="wasm::a", holder="b")]),
+        "FunctionsClaimed",
+        False,
+        reasons.CLASH,
+        "wasm::* overlaps wasm::run, which is held by Worker old; wasm::* overlaps wasm::a, which is held by Worker b; "
+        "no pod runs until it is free: delete the holder, or claim other functions",
+    ),
+    (
+        "claim not recorded yet",
+        fresh(spec={"owns": ["wasm", "agent::chat"]}, held=frozenset()),
+        "FunctionsClaimed",
+        False,
+        reasons.CLAIM_PENDING,
+        "agent::chat, wasm::*: the claim is being recorded",
+    ),
+    ("depends on nothing", snapshot(), "DependenciesReady", True, reasons.SATISFIED, None),
+    ("depends on what is ready", depends(providers=[MEMORY]), "DependenciesReady", True, reasons.SATISFIED, None),
+    ("the engine satisfies it", depends("iii-state", "^0.11"), "DependenciesReady", True, reasons.SATISFIED, None),
+    (
+        "nobody has that name",
+        depends(providers=[Dependency("memory", "other", "1.0.0", ready=True)]),
+        "DependenciesReady",
+        False,
+        reasons.DEPENDENCY_MISSING,
+        "needs memory ^1, which no Worker here has as its manifest's name; apply one, or mend the dependency",
+    ),
+    (
+        "version out of range",
+        depends(wanted="^2", providers=[MEMORY]),
+        "DependenciesReady",
+        False,
+        reasons.DEPENDENCY_VERSION,
+        "needs memory ^2; Worker mem has 1.4.0; change the range or that Worker's spec.version",
+    ),
+    (
+        "version unknown",
+        depends(providers=[Dependency("mem", "memory", None, ready=True)]),
+        "DependenciesReady",
+        False,
+        reasons.DEPENDENCY_VERSION,
+        "needs memory ^1; Worker mem has no known version; change the range or that Worker's spec.version",
+    ),
+    (
+        "any version will do",
+        depends(wanted=" * ", providers=[Dependency("mem", "memory", None, ready=True)]),
+        "DependenciesReady",
+        True,
+        reasons.SATISFIED,
+        None,
+    ),
+    (
+        "not ready yet",
+        depends(providers=[Dependency("mem", "memory", "1.4.0", ready=False)]),
+        "DependenciesReady",
+        False,
+        reasons.DEPENDENCY_NOT_READY,
+        "needs memory ^1; Worker mem is not Ready yet",
+    ),
+    (
+        "one of two providers is ready",
+        depends(providers=[Dependency("a", "memory", "1.0.0", ready=False), MEMORY]),
+        "DependenciesReady",
+        True,
+        reasons.SATISFIED,
+        None,
+    ),
+    (
+        "only the provider out of range is ready",
+        depends(wanted="^1.5", providers=[MEMORY, Dependency("new", "memory", "1.5.0", ready=False)]),
+        "DependenciesReady",
+        False,
+        reasons.DEPENDENCY_NOT_READY,
+        "needs memory ^1.5; Worker new is not Ready yet",
+    ),
+    ("enough pods", snapshot(), "Available", True, reasons.AVAILABLE, "1 of 1 pods are available"),
+    ("nothing started", fresh(held=frozenset(), clashes=[clash()]), "Available", False, reasons.NOT_STARTED, None),
+    (
+        "no pod yet",
+        fresh(),
+        "Available",
+        False,
+        reasons.PODS_STARTING,
+        "waiting for 1 ready pod",
+    ),
+    (
+        "one of three pods",
+        snapshot(spec={"replicas": 3}, deployment=deployment(3, 1)),
+        "Available",
+        False,
+        reasons.PODS_STARTING,
+        "waiting for 3 ready pods",
+    ),
+    (
+        "image cannot be pulled",
+        snapshot(deployment=deployment(1, 0), pods=[waiting("ImagePullBackOff")], connections=()),
+        "Available",
+        False,
+        reasons.IMAGE_PULL_FAILED,
+        'the image "wasm:1.2.3" cannot be pulled; mend spec.image, or name a pull secret in spec.imagePullSecrets',
+    ),
+    (
+        "container ends again and again",
+        snapshot(
+            deployment=deployment(1, 0),
+            pods=[waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 3}})],
+            connections=(),
+        ),
+        "Available",
+        False,
+        reasons.CRASH_LOOPING,
+        "the container ends again and again (exit code 3); look at its last words: "
+        "kubectl logs -n team wasm-pod-1 --previous",
+    ),
+    (
+        "container cannot be configured",
+        snapshot(
+            deployment=deployment(1, 0),
+            pods=[waiting("CreateContainerConfigError", 'secret "s" not found')],
+            connections=(),
+        ),
+        "Available",
+        False,
+        reasons.CONTAINER_CONFIG_INVALID,
+        'the container cannot be started: secret "s" not found',
+    ),
+    (
+        "no node has room",
+        snapshot(
+            deployment=deployment(1, 0),
+            pods=[
+                pod(
+                    gate=None,
+                    conditions=[
+                        {
+                            "type": "PodScheduled",
+                            "status": "False",
+                            "reason": "Unschedulable",
+                            "message": "0/3 nodes are available",
+                        }
+                    ],
+                )
+            ],
+            connections=(),
+        ),
+        "Available",
+        False,
+        reasons.UNSCHEDULABLE,
+        "no node takes the pod: 0/3 nodes are available",
+    ),
+    (
+        "cluster refuses the pod",
+        snapshot(
+            deployment=deployment(
+                0, 0, conditions=[{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]
+            ),
+            pods=(),
+            connections=(),
+        ),
+        "Available",
+        False,
+        reasons.POD_REFUSED,
+        "the cluster refuses to make the pod: exceeded quota",
+    ),
+    (
+        "no replica wanted",
+        snapshot(spec={"replicas": 0}, deployment=deployment(0, 0), pods=(), connections=()),
+        "Available",
+        False,
+        reasons.SCALED_TO_ZERO,
+        "spec.replicas is 0: no pod is wanted",
+    ),
+    (
+        "containers run, but nothing answers",
+        snapshot(deployment=deployment(1, 0), pods=[pod(gate=None)], connections=()),
+        "Available",
+        False,
+        reasons.NOT_REGISTERED,
+        f"no pod has connected to the engine at $III_URL; {LOGS}",
+    ),
+    ("every pod answers", snapshot(), "Registered", True, reasons.REGISTERED, None),
+    (
+        "no pod is connected",
+        snapshot(pods=[pod(gate=None)], connections=()),
+        "Registered",
+        False,
+        reasons.NOT_REGISTERED,
+        f"no pod has connected to the engine at $III_URL; {LOGS}",
+    ),
+    (
+        "functions are lacking",
+        snapshot(
+            spec={"owns": ["wasm::*", "agent::chat"]},
+            pods=[pod(gate=None)],
+            connections=[connection("pod-1", "wasm::execute", "agent::list")],
+        ),
+        "Registered",
+        False,
+        reasons.NOT_REGISTERED,
+        f"it is connected to the engine, but has not registered agent::chat; {LOGS}",
+    ),
+    (
+        "one of two pods answers",
+        snapshot(spec={"replicas": 2}, pods=[pod(), pod("pod-2", gate=None)]),
+        "Registered",
+        False,
+        reasons.NOT_REGISTERED,
+        f"not every pod has registered its functions on the engine; {LOGS}",
+    ),
+    ("not registered as not started", fresh(engine=None), "Registered", False, reasons.NOT_STARTED, None),
+    (
+        "no registration wanted",
+        snapshot(spec={"replicas": 0}, pods=(), connections=()),
+        "Registered",
+        True,
+        reasons.REGISTERED,
+        "no pod is wanted",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "ok", "reason", "message"),
+    [pytest.param(*row[1:], id=f"{row[2]}-{row[4].name}-{row[0]}") for row in TABLE],
+)
+def test_every_condition_tells_its_reason_and_what_to_do(given, kind, ok, reason, message):
+    told = condition(plan(given), kind)
+    assert told["status"] == ("True" if ok else "False")
+    assert told["reason"] == reason.name
+    assert told["message"] == (reason.meaning if message is None else message)
+    assert told["observedGeneration"] == 3
+
+
+def test_the_table_above_has_every_documented_reason():
+    shown = {(row[2], row[4].name) for row in TABLE}
+    documented = {(str(kind), reason.name) for kind, listed in reasons.WORKER_REASONS.items() for reason in listed} - {
+        ("Available", "NoImage")
+    }  # told as an error of the spec: ManifestValid
+    assert documented <= shown
+
+
+READY_ORDER = [
+    ("manifest before all", {"manifest_missing": "m", "effective": None, "engine": None}, "ManifestNotFound"),
+    ("realm before claims", {"engine": None, "held": frozenset(), "clashes": [clash()]}, "NoRealm"),
+    ("engine before claims", {"engine": OUTAGE, "held": frozenset(), "clashes": [clash()]}, "EngineUnreachable"),
+    ("claims before pods", {"held": frozenset(), "clashes": [clash()]}, "Clash"),
+    ("pods before registration", {"deployment": deployment(1, 0), "pods": [waiting("ErrImagePull")], "connections": ()},
+     "ImagePullFailed"),
+    ("registration last", {"pods": [pod(gate=None)], "connections": ()}, "NotRegistered"),
+    ("nothing in the way", {}, "Ready"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "reason"), [pytest.param(*r[1:], id=r[0]) for r in READY_ORDER])
+def test_ready_gives_the_first_thing_in_the_way(changes, reason):
+    ready = condition(plan(snapshot(**changes)), "Ready")
+    assert ready["reason"] == reason
+    assert ready["status"] == ("True" if reason == "Ready" else "False")
+
+
+def test_ready_has_the_message_of_what_is_in_the_way():
+    answer = plan(snapshot(engine=None))
+    assert condition(answer, "Ready")["message"] == condition(answer, "EngineLinked")["message"]
+
+
+def test_dependencies_come_before_pods_and_after_claims_in_ready():
+    assert condition(plan(depends()), "Ready")["reason"] == "DependencyMissing"
+    assert condition(plan(depends(held=frozenset())), "Ready")["reason"] == "ClaimPending"
+
+
+# --- What runs ---
+
+NOT_STARTED = [
+    ("a waiter", {"held": frozenset(), "clashes": [clash()]}),
+    ("a claim not yet recorded", {"held": frozenset()}),
+    ("a Worker outside any Realm", {"engine": None}),
+    ("an invalid manifest", {"effective": None, "findings": [error("spec", "E", "bad")]}),
+    ("a missing manifest", {"effective": None, "manifest_missing": "ConfigMap m is not there"}),
+    ("a missing dependency", {"spec": {"dependencies": {"memory": "*"}}}),
+]
+
+
+@pytest.mark.parametrize("changes", [pytest.param(r[1], id=r[0]) for r in NOT_STARTED])
+def test_nothing_is_started_for(changes):
+    answer = plan(fresh(**changes))
+    assert answer.children == ()
+    assert not answer.stop
+    assert condition(answer, "Available")["reason"] == condition(answer, "Registered")["reason"] == "NotStarted"
+
+
+def test_a_worker_starts_with_account_token_and_deployment_in_that_order():
+    assert kinds(plan(fresh())) == ["ServiceAccount", "Secret", "Deployment"]
+
+
+def test_a_worker_starts_while_the_engine_is_away():
+    assert kinds(plan(fresh(engine=OUTAGE))) == ["ServiceAccount", "Secret", "Deployment"]
+
+
+def test_no_account_is_made_for_a_worker_that_names_one():
+    answer = plan(fresh(spec={"serviceAccountName": "mine"}))
+    assert kinds(answer) == ["Secret", "Deployment"]
+    assert answer.children[-1]["spec"]["template"]["spec"]["serviceAccountName"] == "mine"
+
+
+@pytest.mark.parametrize(
+    "providers",
+    [
+        pytest.param([], id="gone"),
+        pytest.param([Dependency("mem", "memory", "1.4.0", ready=False)], id="not ready"),
+        pytest.param([Dependency("mem", "memory", "9.0.0", ready=True)], id="other version"),
+    ],
+)
+def test_dependencies_gate_only_the_first_start(providers):
+    answer = plan(snapshot(spec={"dependencies": {"memory": "^1"}}, providers=providers))
+    assert kinds(answer) == ["ServiceAccount", "Secret", "Deployment"]
+    assert not answer.stop
+    told = condition(answer, "DependenciesReady")
+    assert (told["status"], told["reason"]) == ("True", "Satisfied")
+    assert told["message"].startswith("were ready at the first start; now: needs memory ^1")
+    assert condition(answer, "Ready")["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"effective": None, "findings": [error("spec", "E", "bad")]}, id="error in the manifest"),
+        pytest.param({"effective": None, "manifest_missing": "gone"}, id="ConfigMap deleted"),
+        pytest.param(
+            {"effective": None, "findings": [error("spec.owns[0]", "E", "bad")], "wanted": ()}, id="bad pattern"
+        ),
+    ],
+)
+def test_a_mistake_in_an_edit_leaves_what_runs_alone(changes):
+    answer = plan(snapshot(**changes))
+    assert not answer.stop
+    assert answer.children == ()
+    assert condition(answer, "Available")["status"] == condition(answer, "Registered")["status"] == "True"
+    assert condition(answer, "Ready")["status"] == "False"
+    assert answer.status["replicas"] == 1
+
+
+def test_a_running_worker_that_adds_a_clashing_pattern_keeps_running_and_says_so():
+    answer = plan(
+        snapshot(
+            spec={"owns": ["wasm::*", "agent::*"]}, held=frozenset({"wasm::*"}), clashes=[clash("agent::*", "agent::*")]
+        )
+    )
+    assert not answer.stop
+    assert answer.children == ()
+    assert condition(answer, "FunctionsClaimed")["reason"] == condition(answer, "Ready")["reason"] == "Clash"
+    assert condition(answer, "Available")["status"] == "True"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"held": frozenset(), "clashes": [clash()]}, id="owns nothing any more"),
+        pytest.param({"engine": None}, id="lost its realm"),
+    ],
+)
+def test_what_must_not_run_is_stopped(changes):
+    answer = plan(snapshot(**changes))
+    assert answer.stop
+    assert answer.children == ()
+    assert condition(answer, "Available")["reason"] == "NotStarted"
+    assert (answer.status["replicas"], answer.status["readyReplicas"]) == (0, 0)
+
+
+def test_a_worker_without_pods_has_nothing_to_stop():
+    assert not plan(fresh(held=frozenset(), clashes=[clash()])).stop
+
+
+def test_no_replicas_keep_the_deployment_and_the_claim():
+    answer = plan(snapshot(spec={"replicas": 0}, deployment=deployment(0, 0), pods=(), connections=()))
+    assert not answer.stop
+    assert answer.children[-1]["spec"]["replicas"] == 0
+    assert condition(answer, "FunctionsClaimed")["status"] == "True"
+    assert condition(answer, "Ready")["reason"] == "ScaledToZero"
+
+
+# --- Gates ---
+
+
+def gates(given: WorkerInput) -> dict[str, bool]:
+    return {changed["metadata"]["uid"]: to for changed, to in plan(given).gates}
+
+
+def test_a_gate_opens_when_the_pods_own_connection_answers():
+    assert gates(snapshot(pods=[pod(gate=None)])) == {"pod-1": True}
+    assert gates(snapshot(pods=[pod(gate=False)])) == {"pod-1": True}
+
+
+def test_a_gate_that_is_right_is_not_written():
+    assert gates(snapshot()) == {}
+    assert gates(snapshot(pods=[pod(gate=None)], connections=())) == {}
+
+
+def test_another_pods_connection_opens_no_gate():
+    assert gates(snapshot(pods=[pod(gate=None)], connections=[connection("pod-2")])) == {}
+
+
+def test_of_two_pods_only_the_one_that_answers_is_opened():
+    both = [pod("pod-1", gate=None), pod("pod-2", gate=None)]
+    assert gates(snapshot(pods=both, connections=[connection("pod-2")])) == {"pod-2": True}
+
+
+def test_a_pods_connections_answer_together():
+    halves = [
+        Connection("a", "w-uid", "pod-1", frozenset({"wasm::execute"})),
+        Connection("b", "w-uid", "pod-1", frozenset({"agent::chat"})),
+    ]
+    owned = {"owns": ["wasm::*", "agent::chat"]}
+    assert gates(snapshot(spec=owned, pods=[pod(gate=None)], connections=halves)) == {"pod-1": True}
+    assert gates(snapshot(spec=owned, pods=[pod(gate=None)], connections=halves[:1])) == {}
+
+
+def test_a_worker_that_owns_nothing_answers_by_being_connected():
+    empty = Connection("a", "w-uid", "pod-1", frozenset())
+    assert gates(snapshot(spec={"owns": []}, pods=[pod(gate=None)], connections=[empty])) == {"pod-1": True}
+    assert gates(snapshot(spec={"owns": []}, pods=[pod(gate=None)], connections=())) == {}
+
+
+def up(seconds: float) -> EngineView:
+    return EngineView("prod", ready=True, linked=True, up_for=seconds, down_for=0)
+
+
+LOST = [
+    ("gone for longer than the grace", {"engine": up(16), "quiet_for": 16.0}, {"pod-1": False}),
+    ("exactly the grace", {"engine": up(15), "quiet_for": 15.0}, {"pod-1": False}),
+    ("gone within the grace", {"engine": up(100), "quiet_for": 14.0}, {}),
+    ("link up for less than the grace", {"engine": up(14), "quiet_for": 100.0}, {}),
+    ("outage of the engine", {"engine": OUTAGE, "quiet_for": 100.0}, {}),
+    ("no realm", {"engine": None, "quiet_for": 100.0}, {}),
+    ("another pod answers", {"connections": [connection("pod-2")]}, {"pod-1": False}),
+    ("the pod registers something else", {"connections": [connection("pod-1", "other::x")]}, {"pod-1": False}),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), [pytest.param(*r[1:], id=r[0]) for r in LOST])
+def test_a_gate_closes_only_after_the_grace_with_the_engine_there(changes, expected):
+    assert gates(snapshot(**{"connections": ()} | changes)) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"metadata": {"deletionTimestamp": STAMP}}, id="leaving"),
+        pytest.param({"phase": "Succeeded"}, id="ended"),
+        pytest.param({"phase": "Failed"}, id="failed"),
+    ],
+)
+def test_gates_of_pods_that_go_are_left_alone(changes):
+    assert gates(snapshot(pods=[pod(gate=None, **changes)])) == {}
+
+
+# --- When to look again ---
+
+AGAIN = [
+    ("all is well", {}, None),
+    ("no realm", {"engine": None}, None),
+    ("link down for 4 of 15 s", {"engine": BREAK}, 11.1),
+    ("link down for good", {"engine": OUTAGE}, None),
+    ("connection gone for 5 s", {"connections": (), "quiet_for": 5.0}, 10.1),
+    ("link back for 3 s, connection not yet", {"connections": (), "engine": up(3), "quiet_for": 100.0}, 12.1),
+    ("gate closed already", {"connections": (), "pods": [pod(gate=False)]}, None),
+    ("starting", {"connections": (), "pods": [pod(gate=None)], "quiet_for": 1.0}, None),
+]
+
+
+@pytest.mark.parametrize(("changes", "seconds"), [pytest.param(*r[1:], id=r[0]) for r in AGAIN])
+def test_it_looks_again_when_a_grace_ends(changes, seconds):
+    again = plan(snapshot(**changes)).requeue_after
+    assert again == (None if seconds is None else pytest.approx(seconds))
+
+
+# --- Status ---
+
+
+def test_a_ready_worker_that_is_settled_has_neither_reconciling_nor_stalled():
+    answer = plan(snapshot())
+    assert [c["type"] for c in answer.status["conditions"]] == [
+        "ManifestValid",
+        "EngineLinked",
+        "FunctionsClaimed",
+        "DependenciesReady",
+        "Available",
+        "Registered",
+        "Ready",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "reason"),
+    [
+        pytest.param(fresh(), "Reconciling", "PodsStarting", id="starting"),
+        pytest.param(
+            fresh(held=frozenset(), clashes=[clash()]), "Reconciling", "Clash", id="a waiter goes on by itself"
+        ),
+        pytest.param(snapshot(engine=None), "Stalled", "NoRealm", id="no realm"),
+        pytest.param(
+            snapshot(effective=None, findings=[error("spec", "E", "bad")]), "Stalled", "ManifestInvalid", id="invalid"
+        ),
+        pytest.param(snapshot(effective=None, manifest_missing="gone"), "Reconciling", "ManifestNotFound", id="no map"),
+        pytest.param(
+            snapshot(deployment=deployment(2, 1, updated=1)), "Reconciling", "RolloutInProgress", id="surplus"
+        ),
+        pytest.param(
+            snapshot(deployment=deployment(1, 1, updated=0)), "Reconciling", "RolloutInProgress", id="old pod"
+        ),
+    ],
+)
+def test_kstatus_knows_whether_it_goes_on_by_itself(given, kind, reason):
+    answer = plan(given)
+    told = condition(answer, kind)
+    assert (told["status"], told["reason"]) == ("True", reason)
+    assert condition(answer, "Stalled" if kind == "Reconciling" else "Reconciling") == {}
+
+
+def test_a_rollout_tells_how_far_it_is_and_what_holds_it_up():
+    assert (
+        condition(plan(snapshot(deployment=deployment(2, 1, updated=1))), "Reconciling")["message"]
+        == "1 of 1 pods have the newest template"
+    )
+    stuck = waiting("ErrImagePull")
+    stuck["metadata"] |= {"uid": "pod-2", "creationTimestamp": STAMP}
+    answer = plan(snapshot(deployment=deployment(2, 1, updated=1), pods=[pod(), stuck]))
+    assert condition(answer, "Ready")["status"] == "True"
+    assert 'the image "wasm:1.2.3" cannot be pulled' in condition(answer, "Reconciling")["message"]
+
+
+def test_the_transition_time_is_kept_while_the_status_stays():
+    answer = plan(snapshot(engine=OUTAGE, conditions={"ManifestValid": "True", "EngineLinked": "True"}))
+    assert condition(answer, "ManifestValid")["lastTransitionTime"] == EARLIER
+    assert condition(answer, "EngineLinked")["lastTransitionTime"] == STAMP
+    assert condition(answer, "Ready")["lastTransitionTime"] == STAMP
+
+
+def test_the_transition_time_is_kept_when_only_the_reason_changes():
+    answer = plan(snapshot(engine=None, conditions={"Ready": "False"}))
+    assert condition(answer, "Ready")["lastTransitionTime"] == EARLIER
+
+
+def test_the_same_status_comes_out_again_from_its_own_echo():
+    first = plan(snapshot())
+    echoed = worker()
+    echoed["status"] = copy.deepcopy(first.status)
+    later = datetime(2026, 1, 3, tzinfo=UTC)
+    assert plan(snapshot(worker=echoed, now=later)).status == first.status
+
+
+def test_counts_and_names_are_told():
+    status = plan(
+        snapshot(
+            spec={"replicas": 2},
+            deployment=deployment(2, 2),
+            pods=[pod("pod-1"), pod("pod-2")],
+            connections=[connection("pod-1", "wasm::b", "wasm::a"), connection("pod-2", "wasm::a")],
+        )
+    ).status
+    conditions = status.pop("conditions")
+    assert conditions
+    assert status == {
+        "observedGeneration": 3,
+        "replicas": 2,
+        "readyReplicas": 2,
+        "registeredPods": 2,
+        "functions": ["wasm::a", "wasm::b"],
+        "functionCount": 2,
+        "selector": "agentos.dev/worker-uid=w-uid",
+        "engine": "agentos-engine.team.svc:49134",
+        "version": "1.2.3",
+    }
+
+
+def test_a_worker_with_very_many_functions_shows_some_and_counts_all():
+    many = [f"wasm::f{number:04}" for number in range(FUNCTIONS_SHOWN + 50)]
+    status = plan(snapshot(connections=[connection("pod-1", *many)])).status
+    assert status["functions"] == many[:FUNCTIONS_SHOWN]
+    assert status["functionCount"] == len(many)
+
+
+def test_an_endless_message_is_cut():
+    answer = plan(snapshot(effective=None, findings=[error("spec", "E", "x" * 5000)]))
+    message = condition(answer, "ManifestValid")["message"]
+    assert len(message) == MESSAGE_LIMIT
+    assert message.endswith("…")
+
+
+def test_unknown_things_are_told_as_empty_texts():
+    status = plan(fresh(engine=None, effective=None, manifest_missing="gone")).status
+    assert (status["engine"], status["version"]) == ("", "")
+
+
+# --- The objects ---
+
+
+def pod_spec(answer: WorkerPlan) -> dict:
+    return answer.children[-1]["spec"]["template"]["spec"]
+
+
+def test_the_deployment_tells_its_container_where_the_engine_is():
+    (container,) = pod_spec(plan(snapshot()))["containers"]
+    assert container["name"] == "worker"
+    assert container["image"] == "wasm:1.2.3"
+    assert container["env"] == [
+        {"name": "AGENTOS_TOKEN", "valueFrom": {"secretKeyRef": {"name": "wasm-token", "key": "token"}}},
+        {"name": "POD_UID", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}},
+        {"name": "III_URL", "value": "ws://agentos-engine.team.svc:49134/w/$(AGENTOS_TOKEN)/$(POD_UID)"},
+        {"name": "III_WORKER_NAME", "value": "wasm"},
+        {"name": "HOME", "value": "/tmp"},
+    ]
+
+
+def test_the_workers_own_environment_follows_and_its_home_is_respected():
+    env = [{"name": "LOG_LEVEL", "value": "debug"}, {"name": "HOME", "value": "/data"}]
+    (container,) = pod_spec(plan(snapshot(spec={"env": env})))["containers"]
+    assert container["env"][-2:] == env
+    assert [variable["name"] for variable in container["env"]].count("HOME") == 1
+
+
+def test_what_the_spec_says_of_the_container_is_in_the_pod():
+    spec = {
+        "command": ["run"],
+        "args": ["--fast"],
+        "envFrom": [{"secretRef": {"name": "keys"}}],
+        "resources": {"limits": {"memory": "64Mi"}},
+        "imagePullSecrets": [{"name": "registry"}],
+        "replicas": 4,
+    }
+    answer = plan(snapshot(spec=spec))
+    (container,) = pod_spec(answer)["containers"]
+    for field in ("command", "args", "envFrom", "resources"):
+        assert container[field] == spec[field]
+    assert pod_spec(answer)["imagePullSecrets"] == [{"name": "registry"}]
+    assert answer.children[-1]["spec"]["replicas"] == 4
+
+
+def test_what_nobody_said_is_left_out_so_that_wanted_and_actual_compare():
+    (container,) = pod_spec(plan(snapshot()))["containers"]
+    assert not {"command", "args", "envFrom", "resources"} & container.keys()
+    assert "imagePullSecrets" not in pod_spec(plan(snapshot()))
+
+    def empties(value: Any, path: str = "") -> list[str]:
+        if isinstance(value, dict):
+            return [found for key, item in value.items() for found in empties(item, f"{path}.{key}")] or (
+                [path] if not value else []
+            )
+        if isinstance(value, list):
+            return [found for item in value for found in empties(item, path)] or ([path] if not value else [])
+        return [path] if value is None else []
+
+    assert empties(plan(snapshot()).children[-1]) == []
+
+
+def test_an_empty_variable_is_without_value_as_the_api_server_tells_it():
+    (container,) = pod_spec(plan(snapshot(spec={"env": [{"name": "EMPTY", "value": ""}]})))["containers"]
+    assert container["env"][-1] == {"name": "EMPTY"}
+
+
+def test_the_pod_passes_pod_security_restricted():
+    spec = pod_spec(plan(snapshot()))
+    assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}]
+
+
+def test_the_deployment_selects_by_uid_and_waits_for_the_gate():
+    made = plan(snapshot()).children[-1]
+    assert made["spec"]["selector"] == {"matchLabels": {"agentos.dev/worker-uid": "w-uid"}}
+    template = made["spec"]["template"]
+    assert template["metadata"]["labels"]["agentos.dev/worker-uid"] == "w-uid"
+    assert template["spec"]["readinessGates"] == [{"conditionType": GATE}]
+    assert made["spec"]["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+
+
+def test_every_child_goes_with_its_worker_and_carries_its_labels():
+    for child in plan(snapshot()).children:
+        (owner,) = child["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"], owner["uid"], owner["controller"]) == ("Worker", "wasm", "w-uid", True)
+        assert child["metadata"]["namespace"] == "team"
+        assert child["metadata"]["labels"] == {
+            "app.kubernetes.io/name": "wasm",
+            "app.kubernetes.io/managed-by": "agentos-operator",
+            "agentos.dev/realm": "prod",
+            "agentos.dev/worker": "wasm",
+            "agentos.dev/worker-uid": "w-uid",
+        }
+        assert child["metadata"]["annotations"]["agentos.dev/applied-hash"]
+
+
+def test_a_new_token_rolls_the_pods_and_only_its_hash_is_in_the_template():
+    before, after = plan(snapshot()).children, plan(snapshot(token="another.token.here")).children
+
+    def told(children):
+        return children[-1]["spec"]["template"]["metadata"]["annotations"]["agentos.dev/token-hash"]
+
+    assert told(before) != told(after)
+    assert before[1]["stringData"] == {"token": "header.claims.signature"}
+    assert "header.claims.signature" not in str(before[-1])
+
+
+def test_the_hash_changes_with_what_is_wanted_and_only_then():
+    def digest(given):
+        return plan(given).children[-1]["metadata"]["annotations"]["agentos.dev/applied-hash"]
+
+    assert digest(snapshot()) == digest(snapshot(now=datetime(2027, 1, 1, tzinfo=UTC), pods=(), connections=()))
+    assert digest(snapshot()) != digest(snapshot(spec={"image": "wasm:1.2.4"}))
+
+
+@pytest.mark.parametrize("given", [pytest.param(row[1], id=row[0]) for row in TABLE])
+def test_the_same_input_gives_the_same_plan_and_is_not_changed(given):
+    untouched = copy.deepcopy(given)
+    first = plan(given)
+    assert plan(copy.deepcopy(untouched)) == first
+    assert plan(given) == first
+    assert given == untouched

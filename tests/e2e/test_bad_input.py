@@ -1,0 +1,195 @@
+"""Bad input is refused at apply with its exact message, or told in status with its exact condition; mending it is enough."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.e2e.support import NAMESPACE, apply, condition, get, listed, until, until_condition, until_ready, worker
+
+pytestmark = pytest.mark.cluster
+
+REFUSED_AT_APPLY = {
+    "a wrong type": (
+        {"replicas": "three"},
+        'spec.replicas: Invalid value: "string": spec.replicas in body must be of type integer: "string"',
+    ),
+    "a missing manifest name": ({"manifest": {"iii": "v1"}}, "spec.manifest.name: Required value"),
+    "a bad version range": (
+        {"manifest": {"name": "bad", "dependencies": {"memory": "not a range"}}},
+        "spec.manifest.dependencies[memory]: 'not a range' is not a version range; "
+        "write one such as '^1.2', '~1.2.3', '>=1, <2' or '*'",
+    ),
+    "a name of the engine's": (
+        {"manifest": {"name": "iii-state"}},
+        "spec.manifest.name: the name iii-state belongs to the engine; choose another, such as my-state",
+    ),
+    "an unknown manifest key": (
+        {"manifest": {"name": "bad", "descripton": "x"}},
+        "spec.manifest.descripton: unknown field descripton; did you mean description?",
+    ),
+    "both manifest and manifestFrom": (
+        {"manifestFrom": {"configMapKeyRef": {"name": "m"}}},
+        "set exactly one of manifest and manifestFrom",
+    ),
+    "neither manifest nor manifestFrom": ({"manifest": None}, "set exactly one of manifest and manifestFrom"),
+    "a claim of the engine's function namespace": (
+        {"owns": ["sandbox"]},
+        "sandbox::* belongs to the engine; remove it, or claim a function namespace of your own such as my-worker::*",
+    ),
+    "no image": (
+        {"image": None},
+        "spec.image: no image is named; set spec.image, or runtime.base_image in the manifest",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED_AT_APPLY.values(), ids=REFUSED_AT_APPLY.keys())
+def test_kubectl_apply_refuses(cluster: Cluster, changes: dict[str, Any], message: str) -> None:
+    refused = apply(cluster, worker("bad", "bad::one", **changes), check=False)
+    assert refused.returncode != 0, refused.stdout
+    assert message in refused.stderr
+    assert not get(cluster, "worker", "bad")
+
+
+def test_all_errors_are_told_at_once(cluster: Cluster) -> None:
+    twice = worker("bad", "bad::one", manifest={"name": "iii-state", "nmae": "x"}, version="one")
+    refused = apply(cluster, twice, check=False)
+    assert "3 errors" in refused.stderr
+    for path in ("spec.manifest.name: ", "spec.manifest.nmae: ", "spec.version: "):
+        assert path in refused.stderr
+
+
+@pytest.fixture
+def without_webhook(cluster: Cluster) -> Iterator[Cluster]:
+    """The webhook sees no Worker of the namespace for the while, as if it were down."""
+    name = "validatingwebhookconfiguration/agentos"
+
+    def select(selector: str) -> None:
+        patch = f'[{{"op": "add", "path": "/webhooks/0/namespaceSelector", "value": {selector}}}]'
+        cluster.kubectl("patch", name, "--type=json", "-p", patch)
+
+    def refuses() -> bool:
+        return apply(cluster, dry := worker("probe", version="one"), check=False).returncode != 0 and bool(dry)
+
+    select('{"matchLabels": {"no": "such"}}')
+    until("the webhook is out of the way", lambda: not refuses())
+    yield cluster
+    select("{}")
+    until("the webhook is back", refuses)
+
+
+STORED_ANYHOW = {
+    name: REFUSED_AT_APPLY[name]
+    for name in ("a bad version range", "a name of the engine's", "an unknown manifest key", "no image")
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), STORED_ANYHOW.values(), ids=STORED_ANYHOW.keys())
+def test_what_the_webhook_missed_is_told_in_status_and_mending_is_enough(
+    without_webhook: Cluster, changes: dict[str, Any], message: str
+) -> None:
+    cluster = without_webhook
+    apply(cluster, worker("bad", "bad::one", **changes))
+    assert until_condition(cluster, "bad", "ManifestValid", "False", "ManifestInvalid") == message
+    status = get(cluster, "worker", "bad")
+    assert condition(status, "Ready") == ("False", "ManifestInvalid", message)
+    assert condition(status, "Stalled")[0] == "True"
+    assert not listed(cluster, "pods", "agentos.dev/worker=bad")
+    apply(cluster, worker("bad", "bad::one"))
+    until_ready(cluster, "bad")
+
+
+def config_map(name: str, text: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": NAMESPACE},
+        "data": {"iii.worker.yaml": text},
+    }  # fmt: skip
+
+
+def test_a_manifest_in_a_config_map_is_followed_through_every_edit(cluster: Cluster) -> None:
+    source = {"configMapKeyRef": {"name": "from-map"}}
+    cluster.kubectl("delete", "configmap", "from-map", "-n", NAMESPACE, "--ignore-not-found")
+    apply(cluster, worker("mapped", "mapped::one", manifest=None, manifestFrom=source))
+    assert until_condition(cluster, "mapped", "ManifestValid", "False", "ManifestNotFound") == (
+        "ConfigMap from-map is not there; create it, or mend spec.manifestFrom"
+    )
+    apply(cluster, config_map("from-map", "name: mapped\ndescripton: x\nname: twice\n"))
+    message = until_condition(cluster, "mapped", "ManifestValid", "False", "ManifestInvalid")
+    assert "name" in message
+    assert not listed(cluster, "pods", "agentos.dev/worker=mapped")
+    apply(cluster, config_map("from-map", "name: mapped\ndescripton: x\n"))
+    wanted = "configmap/from-map[iii.worker.yaml].descripton: unknown field descripton; did you mean description?"
+    until("the finding", lambda: condition(get(cluster, "worker", "mapped"), "ManifestValid")[2] == wanted)
+    apply(cluster, config_map("from-map", "name: mapped\ndescription: x\n"))
+    until_ready(cluster, "mapped")
+    # A mistake in an edit is told, and what runs goes on.
+    apply(cluster, config_map("from-map", "nmae: mapped\n"))
+    until_condition(cluster, "mapped", "ManifestValid", "False", "ManifestInvalid")
+    assert listed(cluster, "pods", "agentos.dev/worker=mapped")
+    apply(cluster, config_map("from-map", "name: mapped\n"))
+    until_ready(cluster, "mapped")
+    cluster.kubectl("delete", "configmap", "from-map", "-n", NAMESPACE)
+
+
+def test_an_image_that_does_not_exist(cluster: Cluster) -> None:
+    apply(cluster, worker("imageless", "imageless::one", image="localhost/no-such:1"))
+    assert until_condition(cluster, "imageless", "Ready", "False", "ImagePullFailed") == (
+        'the image "localhost/no-such:1" cannot be pulled; mend spec.image, or name a pull secret in spec.imagePullSecrets'
+    )
+    apply(cluster, worker("imageless", "imageless::one"))
+    until_ready(cluster, "imageless")
+
+
+def test_a_worker_that_never_registers(cluster: Cluster) -> None:
+    apply(cluster, worker("silent", "silent::one", command=["sleep", "3600"]))
+    message = until_condition(cluster, "silent", "Registered", "False", "NotRegistered")
+    uid = get(cluster, "worker", "silent")["metadata"]["uid"]
+    logs = f"look at its logs: kubectl logs -n {NAMESPACE} -l agentos.dev/worker-uid={uid}"
+    assert message == f"no pod has connected to the engine at $III_URL; {logs}"
+    until_condition(cluster, "silent", "Ready", "False", "NotRegistered")
+    other = worker("silent", "silent::two", owns=["silent::one"])
+    apply(cluster, other)
+    wanted = f"it is connected to the engine, but has not registered silent::one; {logs}"
+    until("what is lacking", lambda: condition(get(cluster, "worker", "silent"), "Registered")[2] == wanted)
+    apply(cluster, worker("silent", "silent::one"))
+    until_ready(cluster, "silent")
+
+
+def test_a_worker_that_crashes(cluster: Cluster) -> None:
+    apply(cluster, worker("crashing", "crashing::one", command=["sh", "-c", "exit 3"]))
+    message = until_condition(cluster, "crashing", "Ready", "False", "CrashLooping", 90)
+    pod = listed(cluster, "pods", "agentos.dev/worker=crashing")[0]["metadata"]["name"]
+    assert message == (
+        "the container ends again and again (exit code 3); look at its last words: "
+        f"kubectl logs -n {NAMESPACE} {pod} --previous"
+    )
+    apply(cluster, worker("crashing", "crashing::one"))
+    until_ready(cluster, "crashing")
+
+
+def test_an_engine_that_is_down_is_told_after_the_grace_and_is_enough_to_mend(cluster: Cluster) -> None:
+    apply(cluster, worker("lonely", "lonely::one"))
+    until_ready(cluster, "lonely")
+    realm = get(cluster, "realm", "default", "")
+    try:
+        cluster.kubectl(
+            "patch", "realm", "default", "--type=merge", "-p", '{"spec":{"engine":{"image":"localhost/no-such:1"}}}'
+        )
+        message = until_condition(cluster, "lonely", "EngineLinked", "False", "EngineUnreachable", 120)
+        assert message == (
+            "the engine of realm default cannot be reached at agentos-engine.default.svc:49134; "
+            "see kubectl describe realm default and kubectl logs -n default agentos-engine-0"
+        )
+        assert condition(get(cluster, "worker", "lonely"), "Ready")[:2] == ("False", "EngineUnreachable")
+        until(
+            "the Realm says why",
+            lambda: condition(get(cluster, "realm", "default", ""), "Ready")[1] == "ImagePullFailed",
+        )
+        pod = listed(cluster, "pods", "agentos.dev/worker=lonely")[0]
+        assert condition(pod, "agentos.dev/registered")[0] == "True"
+    finally:
+        cluster.kubectl("patch", "realm", "default", "--type=merge", "-p", '{"spec":{"engine":{"image":null}}}')
+    until_ready(cluster, "lonely")
+    assert get(cluster, "realm", "default", "")["metadata"]["uid"] == realm["metadata"]["uid"]
