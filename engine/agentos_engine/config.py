@@ -51,7 +51,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     add("--realm", "local", "name of the Realm that this engine serves", metavar="NAME")
     add("--verify-keys", "", "public keys for tokens, separated by commas; none: no token needed", metavar="KEYS")
     add("--log-level", "info", "how much is logged", choices=LOG_LEVELS)
-    values = parser.parse_args(arguments)
+    values = parser.parse_args(_joined(arguments, "--verify-keys"))
     if values.log_level not in LOG_LEVELS:
         parser.error(f"AGENTOS_LOG_LEVEL: {values.log_level!r} is not one of {', '.join(LOG_LEVELS)}")
     verifier = None
@@ -70,6 +70,15 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         verifier=verifier,
         log_level=values.log_level,
     )
+
+
+def _joined(arguments: Sequence[str], flag: str) -> list[str]:
+    """Write ``--flag value`` as ``--flag=value``: a key is base64url and may begin with a hyphen."""
+    joined = list(arguments)
+    if flag in joined[:-1]:
+        position = joined.index(flag)
+        joined[position : position + 2] = [f"{flag}={joined[position + 1]}"]
+    return joined
 
 
 class _Parser(argparse.ArgumentParser):

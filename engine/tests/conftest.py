@@ -12,10 +12,9 @@ from agentos_engine.bus.bus import Bus
 from agentos_engine.config import read_settings
 
 
-@pytest.fixture(scope="session")
-def event_loop_policy():
+def pytest_asyncio_loop_factories():
     """The loop that the engine runs on."""
-    return uvloop.EventLoopPolicy()
+    return {"uvloop": uvloop.new_event_loop}
 
 
 class Peer:

@@ -148,7 +148,7 @@ class HttpConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._keep_alive = True
         self._refused = False
-        """Nothing more is read: the client sent what is no request, or has said its last."""
+        """Nothing more is read: what the client sent is no request."""
         self._last: Response | None = None
         """What a request that cannot be read is answered with, once those before it are."""
         self._lingering = False
@@ -195,11 +195,6 @@ class HttpConnection(asyncio.Protocol):
                 if self._header_bytes > limits.MAX_HTTP_HEADERS:
                     self._refuse(_too_many_headers())
         self._next()
-
-    def eof_received(self) -> bool:
-        # A client that has said its last may still wait for its answers.
-        self._refused = True
-        return self._exchange is not None or bool(self._waiting)
 
     def pause_writing(self) -> None:
         self._write_paused = True

@@ -1,0 +1,367 @@
+import asyncio
+import json
+import struct
+import time
+
+import pytest
+import websockets
+from agentos_contracts.tokens import Identity, SigningKey, issue
+from agentos_engine import limits
+
+KEY = SigningKey.generate()
+
+
+def token(realm="local", role="worker", key=KEY, subject="default/w"):
+    return issue(key, Identity(realm, subject, "uid-1", role), issued_at=1_700_000_000)
+
+
+@pytest.fixture
+async def running(run_engine):
+    """An open engine."""
+    return await run_engine()
+
+
+@pytest.fixture
+async def guarded(run_engine):
+    """An engine that demands tokens."""
+    return await run_engine("--verify-keys", f"{SigningKey.generate().verify_key},{KEY.verify_key}")
+
+
+async def test_check_1_the_first_frame_greets_with_a_uuid(running):
+    client = await running.connect()
+    first = json.loads(await client.socket.recv())
+    assert first["type"] == "workerregistered"
+    assert len(first["worker_id"]) == 36
+
+
+async def test_check_2_compression_is_declined_and_large_messages_cross(running):
+    client = await running.connect(compression="deflate")
+    assert "Sec-WebSocket-Extensions" not in client.socket.response.headers
+    await client.send(type="registerfunction", id="a::f")
+    await client.send(type="invokefunction", function_id="a::f", data={"text": "x" * 3_000_000})
+    assert len((await client.receive("invokefunction"))["data"]["text"]) == 3_000_000
+
+
+async def test_check_4_garbage_is_survived_and_json_in_a_binary_frame_is_taken(running):
+    client = await running.connect()
+    for frame in ("garbage", '{"type":"unknown"}', "", "  \n", b"\xff\xfe", b"OTLP{}", b"MTRC", b"LOGS{}"):
+        await client.socket.send(frame)
+    await client.socket.send(b'{"type":"ping"}')
+    assert await client.receive("pong") == {"type": "pong"}
+
+
+async def test_check_5_pings_of_both_kinds_are_answered(running):
+    client = await running.connect()
+    await client.send(type="ping")
+    await client.receive("pong")
+    await asyncio.wait_for(await client.socket.ping(b"payload"), 5)
+
+
+async def test_check_6_a_silent_tcp_client_is_closed_and_an_idle_worker_kept(run_engine):
+    def impatient(engine):
+        engine.workers._handshake_timeout = 0.3
+
+    running = await run_engine(prepare=impatient)
+    client = await running.connect()
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.ports.workers)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.close()
+    await client.settled()
+
+
+async def test_check_7_a_telemetry_connection_is_no_worker(running):
+    telemetry = await running.connect("/otel")
+    await telemetry.socket.send(b"OTLP{}")
+    await telemetry.socket.send('{"type":"registerfunction","id":"a::f"}')
+    client = await running.connect()
+    assert len((await client.ask("engine::workers::list"))["result"]["workers"]) == 1
+    assert (await client.ask("engine::functions::list"))["result"]["functions"] == []
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(telemetry.socket.recv(), 0.2)
+
+
+async def test_check_9_a_fragmented_message_is_put_together_with_pings_in_between(running):
+    client = await running.connect()
+    await client.send(type="registerfunction", id="a::f")
+
+    async def fragments():
+        yield '{"type":"invokefunction",'
+        await client.socket.ping()
+        yield '"function_id":"a::f",'
+        yield '"data":"whole"}'
+
+    await client.socket.send(fragments())
+    assert (await client.receive("invokefunction"))["data"] == "whole"
+
+
+async def test_a_fragmented_message_is_bounded(run_engine, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_MESSAGE", 1 << 20)
+    running = await run_engine()
+    client = await running.connect()
+
+    async def endless():
+        while True:
+            yield "x" * 100_000
+
+    with pytest.raises(websockets.ConnectionClosed):
+        await client.socket.send(endless())
+    assert client.socket.close_code == 1009
+    other = await running.connect()
+    await other.socket.send("x" * (1 << 21))
+    with pytest.raises(websockets.ConnectionClosed):
+        await other.receive("pong")
+    assert other.socket.close_code == 1009
+
+
+async def raw_socket(running):
+    """A WebSocket by hand, for frames that no library sends."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.ports.workers)
+    writer.write(
+        b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"\x80\x80\0\0\0\0", 1002),  # a continuation of nothing
+        (b"\x01\x81\0\0\0\0a\x81\x81\0\0\0\0b", 1002),  # a new message inside a fragmented one
+        (b"\xc1\x81\0\0\0\0a", 1002),  # compressed, which was not agreed
+        (b"\x81\x01a", 1002),  # not masked
+        (b"\x83\x80\0\0\0\0", 1002),  # an opcode that does not exist
+        (b"\x81\xff" + (1 << 40).to_bytes(8, "big") + b"\0\0\0\0", 1009),
+    ],
+)
+async def test_frames_against_the_rules_close_that_connection_and_no_other(running, frame, code):
+    other = await running.connect()
+    reader, writer = await raw_socket(running)
+    writer.write(frame)
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    writer.close()
+    assert answer[answer.rindex(b"\x88") + 2 :][:2] == struct.pack(">H", code)
+    await other.settled()
+    assert len((await other.ask("engine::workers::list"))["result"]["workers"]) == 1
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 3000, None])
+async def test_a_worker_that_says_goodbye_is_off_the_bus_at_once(running, code):
+    client, other = await running.connect(), await running.connect()
+    await client.send(type="registerfunction", id="a::f")
+    await client.settled()
+    if code is None:
+        reader, writer = await raw_socket(running)
+        writer.write(b"\x88\x80\0\0\0\0")
+        async with asyncio.timeout(5):
+            assert b"\x88" in await reader.read()
+        writer.close()
+        code = 1000
+    await client.socket.close(code)
+    assert client.socket.close_code == code
+    assert (await other.ask("a::f"))["error"]["code"] == "function_not_found"
+    assert len((await other.ask("engine::workers::list"))["result"]["workers"]) == 1
+
+
+async def test_check_28_36_codes_and_trace_context_cross_the_wire(running):
+    worker, caller = await running.connect(), await running.connect()
+    await worker.send(type="registerfunction", id="a::f")
+    await worker.settled()
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "baggage": "k=v"}
+    await caller.send(type="invokefunction", function_id="a::f", invocation_id="i", data=[], **trace)
+    invoked = await worker.receive("invokefunction")
+    assert {key: invoked[key] for key in trace} == trace
+    error = {"code": "W105", "message": "m"}
+    await worker.send(type="invocationresult", invocation_id="i", function_id="a::f", error=error, **trace)
+    answer = await caller.receive("invocationresult")
+    assert answer["error"] == error
+    assert {key: answer[key] for key in trace} == trace
+
+
+async def test_a_peer_that_answers_no_pings_is_closed_so_that_it_reconnects(run_engine):
+    def impatient(engine):
+        engine.workers._ping_interval = 0.05
+        engine.workers._silent_pings = 4
+
+    running = await run_engine(prepare=impatient)
+    alive = await running.connect()
+    reader, writer = await raw_socket(running)
+    async with asyncio.timeout(5):
+        answer = await reader.read()
+    writer.close()
+    assert struct.pack(">H", 1012) in answer
+    await alive.settled()
+    assert len((await alive.ask("engine::workers::list"))["result"]["workers"]) == 1
+
+
+async def test_a_worker_that_does_not_read_is_cut_before_it_fills_the_memory(run_engine, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_OUTBOUND", 4 << 20)
+    running = await run_engine()
+    reader, writer = await raw_socket(running)
+    caller = await running.connect()
+    payload = json.dumps({"type": "registerfunction", "id": "slow::f"}).encode()
+    writer.write(b"\x81" + bytes([0x80 | len(payload)]) + b"\0\0\0\0" + payload)
+
+    async def registered():
+        return (await caller.ask("engine::functions::list"))["result"]["functions"]
+
+    async with asyncio.timeout(5):
+        while not await registered():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while await registered():
+            await caller.send(type="invokefunction", function_id="slow::f", data="x" * 1_000_000)
+    writer.close()
+    assert reader is not None
+
+
+@pytest.mark.parametrize("path", ["/", "/any/path", "/w/whatever/pod", "/w/x", "/?q=1"])
+async def test_an_open_engine_takes_every_path(running, path):
+    client = await running.connect(path)
+    (listed,) = (await client.ask("engine::workers::list"))["result"]["workers"]
+    assert "identity" not in listed
+
+
+@pytest.mark.parametrize("path", ["/ws/channels/c?key=k&dir=read", "/w/t/p/ws/channels/c?key=k&dir=read"])
+async def test_channels_are_not_found(running, guarded, path):
+    for engine in (running, guarded):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await engine.connect(path)
+        assert refused.value.response.status_code == 404
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+async def test_a_token_in_the_path_gives_the_connection_its_identity(guarded, end):
+    client = await guarded.connect(f"/w/{token()}/pod-7{end}")
+    (listed,) = (await client.ask("engine::workers::list"))["result"]["workers"]
+    assert listed["identity"] == {
+        "realm": "local",
+        "subject": "default/w",
+        "uid": "uid-1",
+        "role": "worker",
+        "pod_uid": "pod-7",
+    }
+
+
+async def test_telemetry_below_the_token_is_accepted_and_no_worker(guarded):
+    telemetry = await guarded.connect(f"/w/{token()}/pod-7/otel")
+    await asyncio.wait_for(await telemetry.socket.ping(), 5)
+    client = await guarded.connect(f"/w/{token()}/pod-7")
+    assert len((await client.ask("engine::workers::list"))["result"]["workers"]) == 1
+
+
+async def test_operator_and_host_need_no_pod(guarded):
+    for role in ("operator", "host"):
+        client = await guarded.connect(f"/w/{token(role=role)}")
+        await client.settled()
+
+
+def refused_paths():
+    good = token()
+    return {
+        "no token": "/",
+        "no token for telemetry": "/otel",
+        "garbage": "/w/garbage/pod",
+        "empty": "/w//pod",
+        "another key": f"/w/{token(key=SigningKey.generate())}/pod",
+        "another realm": f"/w/{token(realm='other')}/pod",
+        "cut": f"/w/{good[:-4]}/pod",
+        "no pod": f"/w/{good}",
+        "no pod for telemetry": f"/w/{good}/otel",
+        "odd pod": f"/w/{good}/po%20d",
+        "something below": f"/w/{good}/pod/else",
+    }
+
+
+@pytest.mark.parametrize("what", refused_paths())
+async def test_check_13_who_is_refused_is_told_after_the_upgrade_and_closed_with_1008(guarded, caplog, what):
+    path = refused_paths()[what]
+    client = await guarded.connect(path)  # never an HTTP status: Python 0.11.6 would give up for ever
+    error = json.loads(await client.socket.recv())
+    assert (error["type"], error["error"]["code"]) == ("error", "AUTH_ERROR")
+    with pytest.raises(websockets.ConnectionClosed):
+        await client.socket.recv()
+    assert client.socket.close_code == 1008
+    assert guarded.engine.bus.connections == {}
+    for secret in [part for part in path.split("/") if part.count(".") == 2]:
+        assert secret not in caplog.text
+        assert secret not in json.dumps(error)
+    assert "connection refused" in caplog.text
+
+
+async def test_the_operator_hears_of_connections_over_the_wire_within_20_ms_of_quiet(guarded):
+    operator = await guarded.connect(f"/w/{token(role='operator', subject='operator')}/op")
+    await operator.send(type="registerfunction", id="op::changed")
+    trigger = {"type": "registertrigger", "id": "t", "trigger_type": "engine::connections"}
+    await operator.send(function_id="op::changed", **trigger)
+    snapshot = await operator.receive("invokefunction")
+    assert "invocation_id" not in snapshot
+    assert snapshot["data"]["snapshot"] is True
+    worker = await guarded.connect(f"/w/{token()}/pod-7")
+    await worker.send(type="registerfunction", id="a::f")
+    seen = {}
+    async with asyncio.timeout(5):
+        while seen.get("functions") != ["a::f"]:
+            (seen,) = (await operator.receive("invokefunction"))["data"]["connections"]
+    assert (seen["pod_uid"], seen["subject"], seen["connected"]) == ("pod-7", "default/w", True)
+    await worker.socket.close()
+    (seen,) = (await operator.receive("invokefunction"))["data"]["connections"]
+    assert (seen["pod_uid"], seen["connected"], seen["functions"]) == ("pod-7", False, [])
+    await worker.socket.wait_closed()
+    other = await guarded.connect(f"/w/{token()}/pod-8")
+    await other.send(function_id="a::f", **trigger)
+    assert (await other.receive("triggerregistrationresult"))["error"]["code"] == "FORBIDDEN"
+
+
+async def test_check_12a_stopping_closes_every_worker_with_1012_and_tells_no_connection_event(run_engine):
+    running = await run_engine()
+    operator, worker = await running.connect(), await running.connect()
+    await worker.settled()
+    await operator.send(type="registerfunction", id="op::changed")
+    await operator.send(type="registertrigger", id="t", trigger_type="engine::connections", function_id="op::changed")
+    assert (await operator.receive("invokefunction"))["data"]["snapshot"] is True
+    before = time.monotonic()
+    await running.engine.stop()
+    assert time.monotonic() - before < 5
+    for client in (operator, worker):
+        with pytest.raises(websockets.ConnectionClosed):  # with nothing before it
+            await asyncio.wait_for(client.socket.recv(), 5)
+        assert client.socket.close_code == 1012
+    with pytest.raises(OSError):
+        await running.connect()
+
+
+async def test_a_request_in_progress_is_answered_before_the_workers_are_let_go(run_engine):
+    running = await run_engine()
+    worker = await running.connect()
+    await worker.send(type="registerfunction", id="a::f")
+    await worker.send(
+        type="registertrigger", id="t", trigger_type="http", function_id="a::f", config={"api_path": "/x"}
+    )
+    await worker.settled()
+    request = asyncio.create_task(running.http(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"))
+    invoked = await worker.receive("invokefunction")
+    stopping = asyncio.create_task(running.engine.stop())
+    await asyncio.sleep(0)  # the engine has begun to stop
+    with pytest.raises(OSError):  # refused by TCP
+        await websockets.connect(f"ws://127.0.0.1:{running.ports.workers}")
+    ready = await running.http(b"GET /readyz HTTP/1.0\r\n\r\n", running.ports.admin)
+    assert b"503" in ready
+    await worker.send(
+        type="invocationresult", invocation_id=invoked["invocation_id"], function_id="a::f", result={"body": "done"}
+    )
+    assert b'"done"' in await request
+    await stopping
+
+
+async def test_the_admin_port_says_how_the_engine_is(running):
+    for path, text in (("/healthz", b"ok"), ("/readyz", b"ready"), ("/metrics", b"agentos_engine_connections 0")):
+        answer = await running.http(b"GET %s HTTP/1.0\r\n\r\n" % path.encode(), running.ports.admin)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert text in answer
+    assert b"404" in await running.http(b"GET /health HTTP/1.0\r\n\r\n", running.ports.http)
+    assert b"405" in await running.http(b"POST /healthz HTTP/1.0\r\n\r\n", running.ports.admin)
+    assert b"404" in await running.http(b"GET /other HTTP/1.0\r\n\r\n", running.ports.admin)

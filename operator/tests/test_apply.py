@@ -1,0 +1,252 @@
+"""Children of a Worker or Realm: made, adopted, mended, and left alone when they are as wanted."""
+
+import copy
+from typing import Any
+
+import pytest
+from agentos_operator.api import ApiError, NotFound
+from agentos_operator.apply import Applier, NotOurs, covers, merged
+from agentos_operator.cache import Cache
+from agentos_operator.kinds import DEPLOYMENT, SECRET, key_of
+from agentos_operator.plan.objects import seal
+
+OWNER = "owner-uid"
+
+
+def child(kind: str = "Deployment", owner: str = OWNER, **spec: Any) -> dict:
+    made: dict = {
+        "apiVersion": "apps/v1" if kind in ("Deployment", "StatefulSet") else "v1",
+        "kind": kind,
+        "metadata": {
+            "name": "wasm",
+            "namespace": "team",
+            "labels": {"agentos.dev/worker": "wasm"},
+            "ownerReferences": [{"kind": "Worker", "name": "wasm", "uid": owner, "controller": True}],
+        },
+    }
+    return seal(made | ({"spec": {"replicas": 1} | spec} if kind != "Secret" else {"stringData": spec}))
+
+
+@pytest.fixture
+def cache() -> Cache:
+    return Cache()
+
+
+@pytest.fixture
+def applier(api, cache) -> Applier:
+    return Applier(api, cache)
+
+
+# --- Comparing ---
+
+SAME = [
+    ("defaults beside it", {"a": 1, "default": True}, {"a": 1}),
+    ("defaults deep inside", {"a": {"b": [{"c": 1, "d": 2}]}}, {"a": {"b": [{"c": 1}]}}),
+    ("half a core", "500m", "0.5"),
+    ("a whole core", "1", 1),
+    ("a quantity in another unit", "1Gi", "1024Mi"),
+    ("decimal units", "1500M", "1.5G"),
+    ("bytes", "1024", "1Ki"),
+    ("a thousand", "1k", 1000),
+    ("an empty list", [], []),
+    ("nothing wanted", {"a": 1}, {}),
+]
+DIFFERENT = [
+    ("another value", {"a": 1}, {"a": 2}),
+    ("a field is missing", {}, {"a": 1}),
+    ("a longer list", [1, 2], [1]),
+    ("a shorter list", [1], [1, 2]),
+    ("another order", ["a", "b"], ["b", "a"]),
+    ("a map instead of a list", {}, [1]),
+    ("a text instead of a map", "x", {"a": 1}),
+    ("true is not a text", "true", True),
+    ("false is not zero's text", "0", False),
+    ("another quantity", "1G", "1Gi"),
+    ("a quantity of another size", "2", "2m"),
+    ("other texts", "latest", "newest"),
+    ("null is not empty", None, ""),
+]
+
+
+@pytest.mark.parametrize(("actual", "wanted"), [pytest.param(*r[1:], id=r[0]) for r in SAME])
+def test_what_is_wanted_is_there(actual, wanted):
+    assert covers(actual, wanted)
+
+
+@pytest.mark.parametrize(("actual", "wanted"), [pytest.param(*r[1:], id=r[0]) for r in DIFFERENT])
+def test_what_is_wanted_is_not_there(actual, wanted):
+    assert not covers(actual, wanted)
+
+
+@pytest.mark.parametrize("suffix", ["n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"])
+def test_every_unit_of_a_quantity_is_known(suffix):
+    assert covers(f"2{suffix}", f"2.0{suffix}")
+    assert not covers(f"2{suffix}", "2")
+
+
+def test_merging_keeps_what_others_added_and_takes_the_rest_from_the_plan():
+    wanted = child(replicas=2)
+    actual = child(replicas=1, paused=True)
+    actual["metadata"] |= {"uid": "d", "resourceVersion": "9", "managedFields": [{}], "finalizers": ["other/keep"]}
+    actual["metadata"]["labels"] |= {"team": "a", "agentos.dev/worker": "edited"}
+    actual["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = "3"
+    actual["status"] = {"replicas": 1}
+    untouched = copy.deepcopy(actual)
+    sent = merged(actual, wanted)
+    assert sent["spec"] == {"replicas": 2}
+    assert sent["metadata"]["labels"] == {"team": "a", "agentos.dev/worker": "wasm"}
+    assert sent["metadata"]["annotations"] == wanted["metadata"]["annotations"] | {
+        "deployment.kubernetes.io/revision": "3"
+    }
+    assert (sent["metadata"]["uid"], sent["metadata"]["resourceVersion"]) == ("d", "9")
+    assert sent["metadata"]["finalizers"] == ["other/keep"]
+    assert "managedFields" not in sent["metadata"]
+    assert actual == untouched
+
+
+def test_merging_keeps_a_stateful_sets_volumes_which_cannot_change():
+    actual = child("StatefulSet", volumeClaimTemplates=[{"metadata": {"name": "data"}}])
+    assert merged(actual, child("StatefulSet"))["spec"] == {
+        "replicas": 1,
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}}],
+    }
+
+
+# --- Ensuring ---
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Secret"])
+async def test_what_is_missing_is_created_and_then_left_alone(api, applier, kind):
+    assert await applier.ensure(child(kind), OWNER) is True
+    assert await applier.ensure(child(kind), OWNER) is False
+    assert api.writes == [("create", kind, "wasm")]
+    assert api.reads == []
+
+
+async def test_a_created_deployment_is_known_before_the_watch_tells_of_it(applier, cache):
+    await applier.ensure(child(), OWNER)
+    assert cache.get(DEPLOYMENT, "team", "wasm")["metadata"]["uid"]
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Secret"])
+async def test_after_a_restart_its_own_child_is_adopted(api, cache, kind):
+    await Applier(api, cache).ensure(child(kind), OWNER)
+    again = Applier(api, cache)
+    assert await again.ensure(child(kind), OWNER) is False
+    assert [verb for verb, *_ in api.writes if verb != "create"] == []
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Secret"])
+async def test_a_child_that_the_cache_lacks_is_read_and_brought_up_to_date(api, applier, kind):
+    api.seed(child(kind, old="value"))
+    assert await applier.ensure(child(kind, new="value"), OWNER) is True
+    assert api.writes == [("create", kind, "wasm"), ("replace", kind, "wasm")]
+    assert api.reads == [("get", kind, "wasm")]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        pytest.param({"owner": "another-uid"}, id="another owner's"),
+        pytest.param({}, id="nobody's"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Deployment", "Secret"])
+async def test_somebody_elses_object_is_never_touched(api, applier, kind, foreign):
+    there = child(kind, **foreign)
+    if not foreign:
+        there["metadata"].pop("ownerReferences")
+    before = copy.deepcopy(api.seed(there))
+    with pytest.raises(NotOurs) as caught:
+        await applier.ensure(child(kind), OWNER)
+    assert str(caught.value) == (
+        f"a {kind} named wasm is there already and is not this resource's; delete or rename one of them"
+    )
+    assert api.objects[key_of(there)] == before
+
+
+async def test_somebody_elses_deployment_in_the_cache_is_never_touched(api, applier, cache):
+    cache.put(api.seed(child(owner="another-uid")))
+    with pytest.raises(NotOurs):
+        await applier.ensure(child(), OWNER)
+    assert api.writes == []
+
+
+async def test_a_change_of_what_is_wanted_replaces(api, applier):
+    await applier.ensure(child(image="a"), OWNER)
+    assert await applier.ensure(child(image="b"), OWNER) is True
+    assert api.writes[-1] == ("replace", "Deployment", "wasm")
+    assert api.find(DEPLOYMENT, "team", "wasm")["spec"]["image"] == "b"
+
+
+async def test_a_field_that_is_no_longer_wanted_is_removed(api, applier):
+    await applier.ensure(child(image="a", extra="x"), OWNER)
+    await applier.ensure(child(image="a"), OWNER)
+    assert "extra" not in api.find(DEPLOYMENT, "team", "wasm")["spec"]
+
+
+async def test_a_deployment_that_somebody_edited_is_mended(api, applier, cache):
+    await applier.ensure(child(), OWNER)
+    edited = await api.get(DEPLOYMENT, "team", "wasm")
+    edited["spec"]["replicas"] = 5
+    cache.put(api.seed(edited))
+    assert await applier.ensure(child(), OWNER) is True
+    assert api.find(DEPLOYMENT, "team", "wasm")["spec"]["replicas"] == 1
+
+
+async def test_what_the_api_server_and_its_controllers_add_is_no_difference(api, applier, cache):
+    await applier.ensure(child(), OWNER)
+    told = await api.get(DEPLOYMENT, "team", "wasm")
+    told["spec"] |= {"progressDeadlineSeconds": 600}
+    told["metadata"]["annotations"]["deployment.kubernetes.io/revision"] = "1"
+    told["status"] = {"replicas": 1}
+    cache.put(api.seed(told))
+    assert await applier.ensure(child(), OWNER) is False
+
+
+async def test_a_deleted_deployment_is_made_again(api, applier, cache):
+    await applier.ensure(child(), OWNER)
+    there = cache.get(DEPLOYMENT, "team", "wasm")
+    await api.delete(DEPLOYMENT, "team", "wasm", there["metadata"]["uid"])
+    cache.drop(key_of(there))
+    assert await applier.ensure(child(), OWNER) is True
+    assert api.find(DEPLOYMENT, "team", "wasm")
+
+
+async def test_a_failed_write_is_not_taken_for_done(api, applier, refused):
+    api.fail["create", "Secret", "wasm"] = refused
+    with pytest.raises(ApiError):
+        await applier.ensure(child("Secret"), OWNER)
+    assert await applier.ensure(child("Secret"), OWNER) is True
+    assert api.find(SECRET, "team", "wasm")
+
+
+async def test_an_object_that_vanishes_while_it_is_adopted_is_tried_again_later(api, applier):
+    api.seed(child("Secret"))
+    api.fail["get", "Secret", "wasm"] = NotFound(404, "NotFound", "gone")
+    with pytest.raises(NotFound):
+        await applier.ensure(child("Secret"), OWNER)
+    assert await applier.ensure(child("Secret"), OWNER) is False
+
+
+@pytest.mark.parametrize("forget", [lambda a: a.forget(OWNER), lambda a: a.forget_all()], ids=["owner", "all"])
+async def test_what_is_forgotten_is_compared_with_the_cluster_again(api, applier, forget):
+    await applier.ensure(child("Secret", token="a"), OWNER)
+    there = api.find(SECRET, "team", "wasm")
+    await api.delete(SECRET, "team", "wasm", there["metadata"]["uid"])
+    assert await applier.ensure(child("Secret", token="a"), OWNER) is False
+    forget(applier)
+    assert await applier.ensure(child("Secret", token="a"), OWNER) is True
+
+
+async def test_forgetting_one_owner_leaves_the_others(api, applier):
+    await applier.ensure(child("Secret"), OWNER)
+    applier.forget("another-uid")
+    assert await applier.ensure(child("Secret"), OWNER) is False
+    assert len(api.writes) == 1
+
+
+async def test_the_child_of_a_worker_made_anew_is_not_taken_for_applied(api, applier):
+    await applier.ensure(child("Secret"), OWNER)
+    with pytest.raises(NotOurs):
+        await applier.ensure(child("Secret", owner="new-uid"), "new-uid")
