@@ -45,7 +45,7 @@ crds: setup ## write crds/ from the models in contracts
 	@$(PY) -m agentos_contracts.crd crds
 
 docs: setup ## write the generated docs pages
-	@$(PY) -m agentos_contracts.reasons docs/conditions.md
+	@$(PY) -m agentos_contracts.reasons > docs/conditions.md
 
 lint: setup ## format check, lint, types, import layers
 	@$(VENV)/bin/ruff format --check .

@@ -68,7 +68,7 @@ async def _token(settings: Settings, realm: str, subject: str) -> str:
         key = await keys.signing_key(api, settings.namespace)
     finally:
         await api.close()
-    return issue(key, Identity(realm, subject, "", Role.HOST), int(time.time()))
+    return issue(key, Identity(realm, subject, subject, Role.HOST), int(time.time()))
 
 
 async def run(settings: Settings) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from aiohttp import ClientError
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -19,7 +20,6 @@ PAGE = 500
 JSON = "application/json"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
-APPLY = "application/apply-patch+yaml"
 
 
 class ApiError(Exception):
@@ -89,8 +89,12 @@ class Api:
             body=body,
             auth_settings=["BearerToken"],
         )
-        response = await self._client.call_api(*serialized, _request_timeout=REQUEST_TIMEOUT)
-        data = await response.read()
+        try:
+            response = await self._client.call_api(*serialized, _request_timeout=REQUEST_TIMEOUT)
+            data = await response.read()
+        except ClientError as error:
+            # Not all of aiohttp's are OSErrors (a server that hangs up is not), and callers know only those.
+            raise ConnectionError(str(error) or type(error).__name__) from error
         if response.status >= 400:
             raise _error(response.status, data)
         return json.loads(data)
@@ -125,13 +129,6 @@ class Api:
         metadata = obj["metadata"]
         path = kind.path(metadata.get("namespace"), metadata["name"])
         return await self._request("PUT", path, {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}, obj)
-
-    async def apply(self, kind: Kind, obj: Object) -> Object:
-        """Server-side apply, forced: what the operator states is the operator's."""
-        metadata = obj["metadata"]
-        path = kind.path(metadata.get("namespace"), metadata["name"])
-        query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
-        return await self._request("PATCH", path, query, obj, APPLY)
 
     async def patch(
         self,

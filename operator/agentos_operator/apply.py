@@ -14,15 +14,9 @@ log = logging.getLogger(__name__)
 
 WATCHED = {"Deployment", "StatefulSet"}
 SUFFIXES = {
-    "m": Decimal("0.001"),
-    "k": 1000,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
+    **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("num", start=-3)},
+    **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("kMGTPE", start=1)},
+    **{f"{suffix}i": Decimal(2) ** (10 * power) for power, suffix in enumerate("KMGTPE", start=1)},
 }
 
 
@@ -126,7 +120,7 @@ def covers(actual: Any, wanted: Any) -> bool:
 def _quantity(value: Any) -> Decimal | None:
     # The API server rewrites quantities in its own way (0.5 becomes 500m), which is not a difference.
     text = str(value)
-    number = text.rstrip("mkMGTKi")
+    number = text.rstrip("numkKMGTPEi")
     try:
         return Decimal(number) * SUFFIXES.get(text[len(number) :], 1)
     except InvalidOperation:

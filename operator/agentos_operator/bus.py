@@ -79,13 +79,13 @@ class Link:
         while True:
             try:
                 await self._serve()
-                delay = FIRST_RETRY
             except (OSError, InvalidHandshake, InvalidURI, ConnectionClosed, EngineRefused) as error:
                 self.last_error = type(error).__name__ if isinstance(error, InvalidURI) else str(error)
                 log.info("no link to the engine", extra={"error": self.last_error})
             finally:
                 was_up, self.up = self.up, False
                 if was_up:
+                    delay = FIRST_RETRY
                     self.since = time.monotonic()
                     self._changed(None)
             await asyncio.sleep(delay)
@@ -119,7 +119,11 @@ class Link:
             ):
                 await socket.send(json.dumps(message))
             async for text in socket:
-                self._take(json.loads(text))
+                try:
+                    self._take(json.loads(text))
+                except (ValueError, TypeError, LookupError) as error:
+                    # The table may be half changed: the next link brings a whole one.
+                    raise EngineRefused(f"an event of the engine cannot be read: {error!r}") from error
 
     def _take(self, message: dict) -> None:
         match message:

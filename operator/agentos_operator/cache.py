@@ -40,12 +40,12 @@ class Cache:
     def all(self, kind: Kind, namespace: str | None = None) -> list[Object]:
         """All objects of a kind, in one namespace or everywhere."""
         if namespace is not None:
-            return [self._objects[key] for key in sorted(self._by_namespace[kind.kind, namespace])]
+            return [self._objects[key] for key in sorted(self._by_namespace.get((kind.kind, namespace), ()))]
         return [obj for key, obj in self._objects.items() if key.kind == kind.kind]
 
     def pods_of(self, uid: str) -> list[Object]:
         """Pods that carry a Worker's uid, by name."""
-        return [self._objects[key] for key in sorted(self._pods_of[uid])]
+        return [self._objects[key] for key in sorted(self._pods_of.get(uid, ()))]
 
     def realm_of(self, namespace: str) -> Object | None:
         """The Realm that has this namespace: the oldest of those that name it."""
@@ -62,6 +62,7 @@ class Cache:
             and _version(obj) < _version(before)
         ):
             return before
+        self.drop(key)
         self._objects[key] = obj
         self._by_namespace[key.kind, key.namespace].add(key)
         if uid := _worker_uid(obj):

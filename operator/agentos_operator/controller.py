@@ -103,6 +103,10 @@ class Controller:
                 group.create_task(self._resync(), name="resync")
                 for number in range(self._settings.consumers):
                     group.create_task(self._consume(), name=f"consumer {number}")
+        except ExceptionGroup as group:
+            if group.subgroup(FenceLost):
+                raise FenceLost("a consumer was not allowed to write") from group
+            raise
         finally:
             await self.context.links.close()
 
@@ -126,7 +130,11 @@ class Controller:
     async def _resync(self) -> None:
         while True:
             await asyncio.sleep(self._settings.resync)
-            missing = await self._cache.verify(self._api)
+            try:
+                missing = await self._cache.verify(self._api)
+            except (ApiError, OSError, TimeoutError) as error:
+                log.warning("the watches could not be verified", extra={"error": str(error)})
+                continue
             if missing:
                 log.warning(
                     "the watches have missed objects", extra={"missing": len(missing), "first": str(missing[0])}

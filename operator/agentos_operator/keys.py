@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from .api import AlreadyExists, Api, NotFound
+from .api import AlreadyExists, Api, Conflict, NotFound
 from .kinds import SECRET, Object
 from .settings import FIELD_MANAGER, MANAGED_BY_LABEL
 
@@ -86,7 +86,10 @@ async def webhook_certificate(api: Api, namespace: str, host: str) -> Certificat
         return certificate
     renewed = _secret(namespace, WEBHOOK_SECRET, fresh())
     renewed["metadata"]["resourceVersion"] = secret["metadata"]["resourceVersion"]
-    secret = await api.replace(SECRET, renewed)
+    try:
+        secret = await api.replace(SECRET, renewed)
+    except Conflict:
+        secret = await api.get(SECRET, namespace, WEBHOOK_SECRET)
     return Certificate(*(_text(secret, key) for key in ("ca.crt", "tls.crt", "tls.key")))
 
 

@@ -45,7 +45,8 @@ class Leader:
         while True:
             started = time.monotonic()
             try:
-                held = await asyncio.wait_for(self._acquire_or_renew(), timeout=2 * DURATION / 3)
+                async with asyncio.timeout(2 * DURATION / 3):
+                    held = await self._acquire_or_renew()
             except (TimeoutError, ApiError, OSError) as error:
                 log.warning("the lease could not be renewed", extra={"error": str(error)})
                 held = False
@@ -68,7 +69,7 @@ class Leader:
             if lease["spec"].get("holderIdentity") == self._identity:
                 lease["spec"]["holderIdentity"] = ""
                 await self._write(self._api.replace, lease)
-        except ApiError as error:
+        except (TimeoutError, ApiError, OSError) as error:
             log.warning("the lease could not be given up", extra={"error": str(error)})
 
     async def _acquire_or_renew(self) -> bool:

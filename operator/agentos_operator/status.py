@@ -60,11 +60,15 @@ def _ready(status: dict[str, Any]) -> tuple[Any, ...]:
     return ready.get("status"), ready.get("reason"), ready.get("message"), ready.get("observedGeneration")
 
 
-def refused(status: dict[str, Any], condition: str, message: str) -> dict[str, Any]:
+def refused(obj: Object, status: dict[str, Any], condition: str, message: str) -> dict[str, Any]:
     """The same status, but with the cluster's refusal as the named condition and as the reason of Ready."""
     told = {"status": "False", "reason": POD_REFUSED.name, "message": message}
     conditions = [c | told if c["type"] in (condition, "Ready", "Reconciling") else c for c in status["conditions"]]
     for c in conditions:
         if c["type"] == "Reconciling":
             c["status"] = "True"
+        before = condition_of(obj, c["type"])
+        if before.get("status") == c["status"]:
+            # Otherwise each pass would find another time, and write it.
+            c["lastTransitionTime"] = before["lastTransitionTime"]
     return status | {"conditions": conditions}

@@ -53,7 +53,11 @@ class Webhook:
         _load(context, certificate)
 
         async def handle(request: web.Request) -> web.Response:
-            return web.json_response(await review(await request.json()))
+            try:
+                body = await request.json()
+            except ValueError as error:
+                raise web.HTTPBadRequest(text="the body must be an AdmissionReview as JSON\n") from error
+            return web.json_response(await review(body))
 
         app = web.Application(client_max_size=MAX_REVIEW)
         app.router.add_post(PATH, handle)

@@ -141,6 +141,10 @@ def refused() -> ApiError:
     return ApiError(500, "InternalError", "etcd is away")
 
 
+LONGEST = 100_000.0
+"""Seconds on the clock after which a test is taken for one that does not end."""
+
+
 class Clock:
     """Time that stands still until every task waits; then it jumps to what is due next. For tests without sockets."""
 
@@ -163,6 +167,8 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
             raise RuntimeError("every task waits, and for nothing that will ever come")
         if not events and timeout > 0:
             made.now += timeout
+        if made.now > LONGEST:
+            raise RuntimeError("some task goes on for ever")
         return events
 
     monkeypatch.setattr(time, "monotonic", made)

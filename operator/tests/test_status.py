@@ -207,7 +207,7 @@ BEFORE = [
 
 def test_a_refusal_is_told_by_its_condition_by_ready_and_by_reconciling():
     before = {"conditions": copy.deepcopy(BEFORE), "replicas": 0}
-    told = refused(before, "Available", "exceeded quota")
+    told = refused(worker(None), before, "Available", "exceeded quota")
     by_type = {c["type"]: (c["status"], c["reason"], c["message"]) for c in told["conditions"]}
     assert by_type == {
         "ManifestValid": ("True", "Valid", ""),
@@ -217,3 +217,18 @@ def test_a_refusal_is_told_by_its_condition_by_ready_and_by_reconciling():
     }
     assert before == {"conditions": BEFORE, "replicas": 0}
     assert told["replicas"] == 0
+
+
+async def test_a_refusal_that_lasts_is_written_once(written, clock):
+    now = {"lastTransitionTime": "2026-02-01T00:00:00Z"}
+    fine = {"conditions": [c | {"status": "True", "reason": "Ready"} | now for c in BEFORE[1:3]]}
+    written.there(fine)
+    for minute in range(3):
+        later = {"lastTransitionTime": f"2026-02-01T00:0{minute}:00Z"}
+        planned = {"conditions": [c | later for c in fine["conditions"]]}
+        there = written.cache.get(WORKER, "team", "wasm")
+        await written.write(refused(there, planned, "Available", "exceeded quota"))
+        clock.now += 60
+        await written.write(refused(there, planned, "Available", "exceeded quota"))
+    assert len(written.patches) == 1
+    assert len(written.queue) == 0

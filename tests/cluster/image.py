@@ -20,7 +20,7 @@ from tests.cluster.config import PAUSE_IMAGE
 from tests.cluster.progress import Steps
 
 MEMBERS = ("contracts", "engine", "operator", "workers", "cli")
-BASE_IMAGE = "docker.io/library/python:3.13-slim"  # what the Dockerfile's FROM means
+BASE_IMAGE = "localhost/python:3.13-slim"  # what the Dockerfile's FROM finds first
 BASE_SUITE = "trixie"  # the Debian release whose python3 is 3.13
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
 # What a slim image has no use for: documentation and translations.

@@ -25,6 +25,10 @@ worker.shutdown()
 """A worker on the unmodified SDK that registers the functions that its environment names, each with a route."""
 
 
+SILENT = ["python3", "-c", "import signal; signal.signal(signal.SIGTERM, lambda *_: exit()); signal.pause()"]
+"""A program that runs and never connects."""
+
+
 def worker(name: str, *functions: str, owns: list[str] | None = None, **spec: Any) -> dict[str, Any]:
     """A small Worker that registers ``functions``; ``owns`` is what it claims (those functions, unless told)."""
     body: dict[str, Any] = {

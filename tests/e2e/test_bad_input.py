@@ -1,12 +1,24 @@
 """Bad input is refused at apply with its exact message, or told in status with its exact condition; mending it is enough."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.cluster import Cluster
-from tests.e2e.support import NAMESPACE, apply, condition, get, listed, until, until_condition, until_ready, worker
+from tests.e2e.support import (
+    NAMESPACE,
+    SILENT,
+    apply,
+    condition,
+    get,
+    listed,
+    until,
+    until_condition,
+    until_ready,
+    worker,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -23,7 +35,7 @@ REFUSED_AT_APPLY = {
     ),
     "a name of the engine's": (
         {"manifest": {"name": "iii-state"}},
-        "spec.manifest.name: the name iii-state belongs to the engine; choose another, such as my-state",
+        'spec.manifest.name: Invalid value: "iii-state": the name iii-state belongs to the engine; choose another, such as my-state',
     ),
     "an unknown manifest key": (
         {"manifest": {"name": "bad", "descripton": "x"}},
@@ -54,10 +66,10 @@ def test_kubectl_apply_refuses(cluster: Cluster, changes: dict[str, Any], messag
 
 
 def test_all_errors_are_told_at_once(cluster: Cluster) -> None:
-    twice = worker("bad", "bad::one", manifest={"name": "iii-state", "nmae": "x"}, version="one")
-    refused = apply(cluster, twice, check=False)
+    manifest = {"name": "bad", "nmae": "x", "dependencies": {"memory": "not a range"}}
+    refused = apply(cluster, worker("bad", "bad::one", manifest=manifest, version="one"), check=False)
     assert "3 errors" in refused.stderr
-    for path in ("spec.manifest.name: ", "spec.manifest.nmae: ", "spec.version: "):
+    for path in ("spec.manifest.nmae: ", "spec.manifest.dependencies[memory]: ", "spec.version: "):
         assert path in refused.stderr
 
 
@@ -71,7 +83,8 @@ def without_webhook(cluster: Cluster) -> Iterator[Cluster]:
         cluster.kubectl("patch", name, "--type=json", "-p", patch)
 
     def refuses() -> bool:
-        return apply(cluster, dry := worker("probe", version="one"), check=False).returncode != 0 and bool(dry)
+        probe = json.dumps(worker("probe", version="one"))
+        return cluster.kubectl("apply", "--dry-run=server", "-f", "-", input=probe, check=False).returncode != 0
 
     select('{"matchLabels": {"no": "such"}}')
     until("the webhook is out of the way", lambda: not refuses())
@@ -81,8 +94,7 @@ def without_webhook(cluster: Cluster) -> Iterator[Cluster]:
 
 
 STORED_ANYHOW = {
-    name: REFUSED_AT_APPLY[name]
-    for name in ("a bad version range", "a name of the engine's", "an unknown manifest key", "no image")
+    name: REFUSED_AT_APPLY[name] for name in ("a bad version range", "an unknown manifest key", "no image")
 }
 
 
@@ -143,7 +155,7 @@ def test_an_image_that_does_not_exist(cluster: Cluster) -> None:
 
 
 def test_a_worker_that_never_registers(cluster: Cluster) -> None:
-    apply(cluster, worker("silent", "silent::one", command=["sleep", "3600"]))
+    apply(cluster, worker("silent", "silent::one", command=SILENT))
     message = until_condition(cluster, "silent", "Registered", "False", "NotRegistered")
     uid = get(cluster, "worker", "silent")["metadata"]["uid"]
     logs = f"look at its logs: kubectl logs -n {NAMESPACE} -l agentos.dev/worker-uid={uid}"

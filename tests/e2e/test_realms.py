@@ -18,7 +18,7 @@ def realm(name: str, **spec: object) -> dict:
 @pytest.fixture
 def realms(cluster: Cluster) -> Iterator[Cluster]:
     yield cluster
-    for kind, name in (("realm", "side"), ("realm", "rival"), ("namespace", "side"), ("pv", "side-volume")):
+    for kind, name in (("realm", "side"), ("realm", "rival"), ("namespace", "side")):
         cluster.kubectl("delete", kind, name, "--ignore-not-found", "--timeout=90s", timeout=100)
 
 
@@ -57,8 +57,8 @@ def test_a_namespace_belongs_to_one_realm(realms: Cluster) -> None:
     assert condition(get(realms, "realm", "default", ""), "Ready")[0] == "True"
 
 
-def test_storage_is_a_volume_of_the_asked_size_and_retain_keeps_it(realms: Cluster) -> None:
-    apply(realms, realm("side", engine={"storage": {"size": "1Gi", "storageClassName": "by-hand"}}))
+def test_an_engine_without_its_volume_says_where_to_look(realms: Cluster) -> None:
+    apply(realms, realm("side", engine={"storage": {"size": "1Gi", "storageClassName": "no-such-class"}}))
     until(
         "the engine waits for its volume",
         lambda: condition(get(realms, "realm", "side", ""), "Ready")[1] == "EngineStoragePending",
@@ -68,17 +68,20 @@ def test_storage_is_a_volume_of_the_asked_size_and_retain_keeps_it(realms: Clust
         message
         == "the volume data-agentos-engine-0 is not bound; see kubectl describe pvc -n side data-agentos-engine-0"
     )
-    volume = {
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "side-volume"},
-        "spec": {
-            "storageClassName": "by-hand", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
-            "hostPath": {"path": "/tmp/agentos-e2e-side", "type": "DirectoryOrCreate"},
-        },
-    }  # fmt: skip
-    apply(realms, volume)
-    until(
-        "the volume is bound", lambda: get(realms, "pvc", "data-agentos-engine-0", "side")["status"]["phase"] == "Bound"
-    )
+
+
+def test_storage_is_a_volume_of_the_asked_size_that_retain_keeps(realms: Cluster) -> None:
+    apply(realms, realm("side", engine={"storage": {"size": "1Gi"}}))
+    wait_ready(realms, "side")
+    claim = get(realms, "pvc", "data-agentos-engine-0", "side")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
+    assert claim["status"]["phase"] == "Bound"
+    realms.kubectl("delete", "realm", "side", "--timeout=60s", timeout=70)
+    until("the engine is gone", lambda: not get(realms, "pod", "agentos-engine-0", "side"))
+    assert get(realms, "pvc", "data-agentos-engine-0", "side")["status"]["phase"] == "Bound"
+    apply(realms, realm("side", engine={"storage": {"size": "1Gi"}}))
+    wait_ready(realms, "side")
+    assert get(realms, "pvc", "data-agentos-engine-0", "side")["metadata"]["uid"] == claim["metadata"]["uid"]
 
 
 def test_deletion_policy_delete_takes_the_namespace_along_and_retain_does_not(realms: Cluster) -> None:

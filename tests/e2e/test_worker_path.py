@@ -6,7 +6,18 @@ import pytest
 
 from tests import demo
 from tests.cluster import Cluster
-from tests.e2e.support import NAMESPACE, apply, condition, get, listed, until, until_condition, until_ready, worker
+from tests.e2e.support import (
+    NAMESPACE,
+    SILENT,
+    apply,
+    condition,
+    get,
+    listed,
+    until,
+    until_condition,
+    until_ready,
+    worker,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -52,7 +63,7 @@ def test_an_update_keeps_the_old_pod_until_the_new_one_answers(cluster: Cluster)
     apply(cluster, first)
     until_ready(cluster, "updated")
     old = listed(cluster, "pods", "agentos.dev/worker=updated")[0]["metadata"]["name"]
-    broken = worker("updated", "updated::one", command=["sleep", "3600"])
+    broken = worker("updated", "updated::one", command=SILENT)
     apply(cluster, broken)
     until("the new pod runs", lambda: len([
         pod for pod in listed(cluster, "pods", "agentos.dev/worker=updated") if condition(pod, "ContainersReady")[0] == "True"

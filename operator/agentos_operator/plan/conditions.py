@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentos_contracts.reasons import READY, Reason
+from agentos_contracts.reasons import READY, ROLLOUT_IN_PROGRESS, Reason
 
 MESSAGE_LIMIT = 1024
 """Characters; the API allows 32,768, but a status is read by people."""
@@ -47,7 +47,7 @@ def build_conditions(
     elif not summary.ok:
         conditions.append(_condition("Reconciling", True, summary))
     elif not settled:
-        conditions.append({"type": "Reconciling", "status": "True", "reason": "RolloutInProgress", "message": progress})
+        conditions.append(_condition("Reconciling", True, Verdict(True, ROLLOUT_IN_PROGRESS, progress)))
     known = {condition["type"]: condition for condition in before}
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     for condition in conditions:

@@ -33,11 +33,11 @@ async def reconcile(context: Context, key: Key) -> None:
         if plan.children:
             context.links.keep(realm)
     except NotOurs as error:
-        status = refused(status, "EngineAvailable", str(error))
+        status = refused(realm, status, "EngineAvailable", str(error))
     except ApiError as error:
         if error.status not in (400, 403, 422):
             raise
-        status = refused(status, "EngineAvailable", f"the cluster refuses the engine's objects: {error.message}")
+        status = refused(realm, status, "EngineAvailable", f"the cluster refuses the engine's objects: {error.message}")
     was_available = is_true(realm, "EngineAvailable")
     await context.status.write(key, REALM, realm, status)
     if was_available != is_true({"status": status}, "EngineAvailable"):

@@ -68,11 +68,11 @@ class WorkerReconciler:
                 OBJECTS_SECONDS.observe(seconds)
                 log.info("objects written", extra={"object": str(key), "seconds": round(seconds, 4)})
         except NotOurs as error:
-            status = refused(status, "Available", str(error))
+            status = refused(worker, status, "Available", str(error))
         except ApiError as error:
             if error.status not in (400, 403, 422):
                 raise
-            status = refused(status, "Available", f"the cluster refuses the worker's objects: {error.message}")
+            status = refused(worker, status, "Available", f"the cluster refuses the worker's objects: {error.message}")
         if plan.stop and snapshot.deployment is not None:
             await self._delete_deployment(key, snapshot.deployment)
         self._remember(worker, snapshot.effective, status)
@@ -134,7 +134,6 @@ class WorkerReconciler:
         realm = context.cache.realm_of(key.namespace)
         realm_name = realm["metadata"]["name"] if realm else ""
         link = context.links.get(realm_name)
-        identity = Identity(realm_name, f"{key.namespace}/{key.name}", uid, Role.WORKER)
         claims = context.cache.all(CLAIM, key.namespace)
         others = [w["metadata"]["uid"] for w in context.cache.all(WORKER, key.namespace)]
         return planner.WorkerInput(
@@ -153,9 +152,13 @@ class WorkerReconciler:
             pods=context.cache.pods_of(uid),
             connections=link.of(uid) if link else (),
             quiet_for=time.monotonic() - link.touched(uid) if link else 0.0,
-            token=issue(context.signing_key, identity, issued_at(worker)),
+            token=self._token(realm_name, key, worker) if realm else "",
             grace=context.settings.engine_grace,
         )
+
+    def _token(self, realm: str, key: Key, worker: Object) -> str:
+        identity = Identity(realm, f"{key.namespace}/{key.name}", worker["metadata"]["uid"], Role.WORKER)
+        return issue(self._context.signing_key, identity, issued_at(worker))
 
     def _engine(self, realm: Object) -> planner.EngineView:
         name = realm["metadata"]["name"]

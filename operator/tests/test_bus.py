@@ -1,0 +1,331 @@
+"""The link to an engine, against a real WebSocket server on loopback."""
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import Any
+
+import pytest
+from agentos_operator import bus
+from agentos_operator.bus import FUNCTION_ID, Connection, Link
+from websockets.asyncio.server import ServerConnection, serve
+
+WITHIN = 5.0
+
+
+class Engine:
+    """What an engine is to a Link: it takes the registrations and sends events over the newest connection."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.registered: list[dict] = []
+        self.paths: list[str] = []
+        self.sockets: asyncio.Queue[ServerConnection] = asyncio.Queue()
+
+    async def handle(self, socket: ServerConnection) -> None:
+        self.paths.append(socket.request.path)
+        self.registered = [json.loads(await socket.recv()) for _ in range(3)]
+        await self.sockets.put(socket)
+        with contextlib.suppress(Exception):
+            await socket.wait_closed()
+
+    async def linked(self) -> ServerConnection:
+        """The next connection, once it has registered."""
+        return await asyncio.wait_for(self.sockets.get(), WITHIN)
+
+
+@pytest.fixture
+async def engine(monkeypatch):
+    monkeypatch.setattr(bus, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(bus, "LONGEST_RETRY", 0.04)
+    made = Engine()
+    async with serve(made.handle, "127.0.0.1", 0) as server:
+        made.port = server.sockets[0].getsockname()[1]
+        yield made
+
+
+class Watched:
+    """A Link, with what it told."""
+
+    def __init__(self, url: str) -> None:
+        self.told: asyncio.Queue[frozenset[str] | None] = asyncio.Queue()
+        self.link = Link(url, self.told.put_nowait)
+
+    async def next(self) -> frozenset[str] | None:
+        return await asyncio.wait_for(self.told.get(), WITHIN)
+
+
+@pytest.fixture
+async def watched(engine):
+    made = Watched(f"ws://127.0.0.1:{engine.port}/w/token/pod")
+    made.link.start()
+    yield made
+    await made.link.stop()
+
+
+def entry(worker_id: str, uid: str, *functions: str, pod: str = "pod", connected: bool = True) -> dict:
+    told = {"worker_id": worker_id, "uid": uid, "pod_uid": pod, "functions": list(functions)}
+    return told | {"connected": connected}
+
+
+async def tell(socket: ServerConnection, *entries: dict, snapshot: bool = False) -> None:
+    data = {"snapshot": snapshot, "connections": list(entries)}
+    await socket.send(json.dumps({"type": "invokefunction", "function_id": FUNCTION_ID, "data": data}))
+
+
+async def up(engine: Engine, watched: Watched, *entries: dict) -> ServerConnection:
+    """A link that is up with these connections."""
+    socket = await engine.linked()
+    await tell(socket, *entries, snapshot=True)
+    assert await watched.next() is None
+    return socket
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(WITHIN):
+        while not condition():  # noqa: ASYNC110 (the Link tells of no failed attempt)
+            await asyncio.sleep(0.005)
+
+
+async def test_it_introduces_itself_as_an_ordinary_worker(engine, watched):
+    await engine.linked()
+    function, trigger, introduction = engine.registered
+    assert engine.paths == ["/w/token/pod"]
+    assert (function["type"], function["id"]) == ("registerfunction", "agentos-operator::connections")
+    assert trigger | {"id": ""} == {
+        "type": "registertrigger",
+        "id": "",
+        "trigger_type": "engine::connections",
+        "function_id": "agentos-operator::connections",
+        "config": {},
+    }
+    assert introduction["function_id"] == "engine::workers::register"
+
+
+async def test_it_is_up_only_once_the_snapshot_is_there(engine, watched):
+    socket = await engine.linked()
+    assert not watched.link.up
+    await tell(socket, entry("c1", "w1", "a::x", "a::y", pod="p1"), entry("c2", "w2"), snapshot=True)
+    assert await watched.next() is None
+    assert watched.link.up
+    assert watched.link.of("w1") == (Connection("c1", "w1", "p1", frozenset({"a::x", "a::y"})),)
+    assert len(watched.link) == 2
+    assert watched.link.of("nobody") == ()
+
+
+async def test_an_empty_snapshot_is_a_snapshot(engine, watched):
+    await up(engine, watched)
+    assert watched.link.up
+    assert len(watched.link) == 0
+
+
+async def test_changes_name_the_workers_that_they_touch(engine, watched):
+    socket = await up(engine, watched, entry("c1", "w1"))
+    await tell(socket, entry("c2", "w2", "b::x"), entry("c3", "w3"))
+    assert await watched.next() == {"w2", "w3"}
+    await tell(socket, entry("c1", "w1", "a::new"))
+    assert await watched.next() == {"w1"}
+    assert [c.functions for c in watched.link.of("w1")] == [{"a::new"}]
+    await tell(socket, entry("c1", "w1", connected=False))
+    assert await watched.next() == {"w1"}
+    assert watched.link.of("w1") == ()
+    assert len(watched.link) == 2
+
+
+async def test_a_worker_has_all_its_connections(engine, watched):
+    socket = await up(engine, watched, entry("c2", "w", pod="p2"), entry("c1", "w", pod="p1"))
+    assert [c.pod_uid for c in watched.link.of("w")] == ["p1", "p2"]
+    await tell(socket, entry("c1", "w", pod="p1", connected=False))
+    await watched.next()
+    assert [c.pod_uid for c in watched.link.of("w")] == ["p2"]
+
+
+async def test_connections_of_no_worker_touch_nobody(engine, watched):
+    socket = await up(engine, watched)
+    await tell(socket, entry("host", "", "host::x"))
+    assert await watched.next() == frozenset()
+    assert len(watched.link) == 1
+
+
+async def test_the_end_of_an_unknown_connection_is_told_and_harmless(engine, watched):
+    socket = await up(engine, watched)
+    await tell(socket, entry("never", "w9", connected=False))
+    assert await watched.next() == {"w9"}
+    assert len(watched.link) == 0
+
+
+async def test_a_second_snapshot_replaces_the_table_and_touches_who_left(engine, watched):
+    socket = await up(engine, watched, entry("c1", "w1"))
+    await tell(socket, entry("c2", "w2"), snapshot=True)
+    assert await watched.next() == {"w1", "w2"}
+    assert watched.link.of("w1") == ()
+
+
+@pytest.mark.parametrize("how", ["closed by the engine", "lost"])
+async def test_a_lost_link_is_told_keeps_the_table_and_comes_back_with_a_new_one(engine, watched, how):
+    first = await up(engine, watched, entry("c1", "w1"))
+    if how == "lost":
+        first.transport.abort()
+    else:
+        await first.close()
+    assert await watched.next() is None
+    assert not watched.link.up
+    # What ran before the break most likely still does.
+    assert len(watched.link.of("w1")) == 1
+    await up(engine, watched, entry("c2", "w2"))
+    assert watched.link.up
+    assert watched.link.of("w1") == ()
+    assert len(watched.link.of("w2")) == 1
+
+
+async def test_the_moment_of_going_up_and_down_is_kept(engine, watched):
+    before = time.monotonic()
+    socket = await up(engine, watched)
+    went_up = watched.link.since
+    assert before <= went_up <= time.monotonic()
+    await socket.close()
+    await watched.next()
+    assert watched.link.since > went_up
+
+
+async def test_touched_is_when_a_workers_connections_last_changed(engine, watched):
+    socket = await up(engine, watched, entry("c1", "w1"), entry("c2", "w2"))
+    first = watched.link.touched("w1")
+    assert watched.link.touched("quiet") == watched.link.since
+    await tell(socket, entry("c1", "w1", connected=False))
+    await watched.next()
+    assert watched.link.touched("w1") > first
+    assert watched.link.touched("w2") == first
+
+
+async def test_a_worker_that_a_new_snapshot_lacks_counts_as_quiet_since_the_link_went_up(engine, watched):
+    socket = await up(engine, watched, entry("c1", "w1"))
+    await socket.close()
+    await watched.next()
+    await up(engine, watched)
+    assert watched.link.touched("w1") == watched.link.since
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param({"type": "error", "error": {"message": "unknown key"}}, id="error"),
+        pytest.param(
+            {"type": "triggerregistrationresult", "id": "t", "error": {"message": "unknown key"}}, id="trigger refused"
+        ),
+    ],
+)
+async def test_a_refusal_is_told_in_the_engines_words_and_tried_again(engine, watched, frame):
+    socket = await engine.linked()
+    await socket.send(json.dumps(frame))
+    await until(lambda: watched.link.last_error)
+    assert watched.link.last_error == "the engine refused the operator: unknown key"
+    assert not watched.link.up
+    assert watched.told.empty()
+    await up(engine, watched)
+    assert (watched.link.up, watched.link.last_error) == (True, "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("no json", id="no JSON"),
+        pytest.param(b"\xff\xfe", id="no text"),
+        pytest.param("[]", id="a list"),
+        pytest.param('{"type": "invokefunction"}', id="half a call"),
+        pytest.param(
+            json.dumps(
+                {
+                    "type": "invokefunction",
+                    "function_id": FUNCTION_ID,
+                    "data": {"snapshot": False, "connections": [{"worker_id": "x"}]},
+                }
+            ),
+            id="half an entry",
+        ),
+        pytest.param(
+            json.dumps(
+                {"type": "invokefunction", "function_id": FUNCTION_ID, "data": {"snapshot": 1, "connections": [7]}}
+            ),
+            id="entries that are numbers",
+        ),
+        pytest.param('{"type": "ping"}', id="an unknown type"),
+    ],
+)
+async def test_what_cannot_be_read_never_ends_the_link_for_good(engine, watched, text):
+    socket = await up(engine, watched, entry("c1", "w1"))
+    await socket.send(text)
+    await socket.close()
+    assert await watched.next() is None
+    await up(engine, watched, entry("c2", "w2"))
+    assert len(watched.link.of("w2")) == 1
+
+
+async def test_it_keeps_trying_while_nobody_listens_and_says_why(engine, unused_tcp_port, monkeypatch):
+    watched = Watched(f"ws://127.0.0.1:{unused_tcp_port}/w/secret-token/pod")
+    watched.link.start()
+    try:
+        await until(lambda: watched.link.last_error)
+        assert not watched.link.up
+        async with serve(engine.handle, "127.0.0.1", unused_tcp_port):
+            await up(engine, watched)
+    finally:
+        await watched.link.stop()
+
+
+async def test_a_handshake_that_is_refused_is_told_without_the_token(watched, unused_tcp_port):
+    async def refuse(connection: ServerConnection, _: Any) -> Any:
+        return connection.respond(401, "no\n")
+
+    async with serve(lambda _: None, "127.0.0.1", unused_tcp_port, process_request=refuse):
+        refused = Watched(f"ws://127.0.0.1:{unused_tcp_port}/w/secret-token/pod")
+        refused.link.start()
+        try:
+            await until(lambda: refused.link.last_error)
+        finally:
+            await refused.link.stop()
+    assert "401" in refused.link.last_error
+    assert "secret-token" not in refused.link.last_error
+
+
+async def test_an_impossible_address_is_told_without_the_token():
+    watched = Watched("http://engine/w/secret-token/pod")
+    watched.link.start()
+    try:
+        await until(lambda: watched.link.last_error)
+        assert "secret-token" not in watched.link.last_error
+    finally:
+        await watched.link.stop()
+
+
+async def test_after_a_long_link_the_first_retry_comes_soon(engine, watched, monkeypatch):
+    waits: list[float] = []
+
+    class Noting:
+        """asyncio, but for the Link's own waits."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(asyncio, name)
+
+        async def sleep(self, seconds: float) -> None:
+            waits.append(seconds)
+
+    socket = await up(engine, watched)
+    monkeypatch.setattr(bus, "asyncio", Noting())
+    for _ in range(3):
+        socket.transport.abort()
+        assert await watched.next() is None
+        socket = await up(engine, watched)
+    assert set(waits) == {bus.FIRST_RETRY}
+
+
+async def test_a_stopped_link_stays_away(engine, watched):
+    socket = await up(engine, watched)
+    await watched.link.stop()
+    await asyncio.wait_for(socket.wait_closed(), WITHIN)
+    assert engine.sockets.empty()
+
+
+async def test_a_link_that_never_started_stops(engine):
+    await Watched(f"ws://127.0.0.1:{engine.port}/").link.stop()
