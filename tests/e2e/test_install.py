@@ -1,0 +1,100 @@
+"""What a platform engineer relies on: upgrades, least privilege, Pod Security, reaching the engine from outside."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import demo
+from tests.cluster import Cluster
+from tests.e2e.support import NAMESPACE, apply, condition, get, listed, until, until_ready, worker
+
+pytestmark = pytest.mark.cluster
+
+CALL = """
+import sys
+from iii import InitOptions, register_worker
+worker = register_worker(sys.argv[1], InitOptions(worker_name="from-the-host"))
+print(worker.trigger({"function_id": sys.argv[2], "payload": {"n": 1}, "timeout_ms": 10000}))
+worker.shutdown()
+"""
+
+
+def test_helm_upgrade_leaves_the_webhook_working(cluster: Cluster) -> None:
+    def bundle() -> str:
+        return get(cluster, "validatingwebhookconfiguration", "agentos", "")["webhooks"][0]["clientConfig"].get(
+            "caBundle", ""
+        )
+
+    before = until("the caBundle", bundle)
+    cluster.helm(
+        "upgrade", "agentos", str(demo.ROOT / "charts" / "agentos"), "--namespace", demo.NAMESPACE, "--reuse-values"
+    )
+    assert bundle() == before
+    refused = apply(cluster, worker("bad", "bad::one", version="one"), check=False)
+    assert 'admission webhook "validate.agentos.dev" denied the request: spec.version: ' in refused.stderr
+
+
+def test_everything_passes_pod_security_restricted(cluster: Cluster) -> None:
+    label = "pod-security.kubernetes.io/enforce"
+    for namespace in (NAMESPACE, demo.NAMESPACE):
+        warned = cluster.kubectl(
+            "label", "namespace", namespace, f"{label}=restricted", "--overwrite", "--dry-run=server"
+        )
+        assert "violate" not in warned.stderr, warned.stderr
+    cluster.kubectl("label", "namespace", NAMESPACE, f"{label}=restricted", "--overwrite")
+    try:
+        apply(cluster, worker("restricted", "restricted::one"))
+        until_ready(cluster, "restricted")
+    finally:
+        cluster.kubectl("label", "namespace", NAMESPACE, f"{label}-")
+
+
+def test_the_operator_is_never_refused_by_rbac(cluster: Cluster) -> None:
+    assert cluster.audit_log is not None, "this kind of cluster has no audit log"
+    apply(cluster, worker("ordinary", "ordinary::one"))
+    until_ready(cluster, "ordinary")
+    refused = []
+    for line in cluster.audit_log.read_text().splitlines():
+        event = json.loads(line)
+        if "agentos-operator" in event["user"]["username"] and event.get("responseStatus", {}).get("code") == 403:
+            refused.append((event["verb"], event.get("requestURI")))
+    assert not refused
+    operator = f"system:serviceaccount:{demo.NAMESPACE}:agentos-operator"
+    for verb, resource in (("list", "secrets"), ("delete", "pods"), ("create", "clusterroles"), ("delete", "workers")):
+        asked = cluster.kubectl("auth", "can-i", verb, resource, "--as", operator, "--all-namespaces", check=False)
+        assert asked.stdout.strip() == "no", (verb, resource)
+
+
+def test_a_program_on_the_host_calls_a_function_with_the_printed_urls(cluster: Cluster) -> None:
+    apply(cluster, worker("callee", "callee::one"))
+    until_ready(cluster, "callee")
+    urls = demo.engine_urls(cluster)
+    answer = demo.post(f"{urls['http']}/callee/one", {"n": 1})
+    assert answer == {}  # the SDK's own rule: a result without body, headers or status_code is not an HTTP answer
+    called = subprocess.run(
+        [sys.executable, "-c", CALL, urls["ws"], "callee::one"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "'from': 'callee'" in called.stdout
+
+
+def test_the_printed_bus_url_is_worth_nothing_with_another_token(cluster: Cluster) -> None:
+    bus = cluster.service_address(NAMESPACE, "agentos-engine", demo.BUS_PORT)
+    script = CALL.replace("10000", "2000")
+    forged = f"ws://{bus}/w/eyJhbGciOiJFZERTQSJ9.e30.AAAA/host"
+    refused = subprocess.run(
+        [sys.executable, "-c", script, forged, "callee::one"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert refused.returncode != 0
+
+
+def test_both_wasm_examples_as_they_stand(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", str(demo.ROOT / "examples" / "wasm-sandbox.yaml"))
+    until_ready(cluster, "wasm-sandbox")
+    warned = cluster.kubectl("apply", "-f", str(demo.ROOT / "examples" / "wasm-rival.yaml"))
+    assert "held by Worker wasm-sandbox" in warned.stderr
+    until("it waits", lambda: condition(get(cluster, "worker", "wasm-rival"), "Ready")[1] == "Clash")
+    assert not listed(cluster, "pods", "agentos.dev/worker=wasm-rival")
+    cluster.kubectl("delete", "worker", "wasm-sandbox", "-n", NAMESPACE)
+    until_ready(cluster, "wasm-rival")
