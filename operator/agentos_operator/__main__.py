@@ -13,7 +13,7 @@ from kopf._core.engines.peering import Identity as KopfIdentity
 from pythonjsonlogger.json import JsonFormatter
 
 from . import health, keys, watch
-from .api import Api, ApiError, FenceLost
+from .api import Api, FenceLost, until_reachable
 from .cache import Cache
 from .controller import Controller
 from .lease import Leader, LeaseLost
@@ -77,7 +77,9 @@ async def run(settings: Settings) -> None:
     leader = Leader(api, settings.namespace, settings.pod_name)
     fenced.fence = lambda: leader.is_leading
     cache = Cache()
-    controller = Controller(settings, fenced, cache, await _when_reachable(keys.signing_key, api, settings.namespace))
+    controller = Controller(
+        settings, fenced, cache, await until_reachable(lambda: keys.signing_key(api, settings.namespace))
+    )
     webhook = Webhook(settings, api, cache) if settings.webhook_service else None
 
     def missing() -> str:
@@ -119,16 +121,6 @@ async def run(settings: Settings) -> None:
         await runner.cleanup()
         await api.close()
         await fenced.close()
-
-
-async def _when_reachable(load, api: Api, namespace: str):
-    """Repeats until the API server answers: at a cluster's start it may come later than the operator."""
-    while True:
-        try:
-            return await load(api, namespace)
-        except (ApiError, OSError, TimeoutError) as error:
-            log.warning("the API server does not answer yet", extra={"error": str(error)})
-            await asyncio.sleep(1.0)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ Typed models would cost memory and time for nothing here: the planner builds pla
 and every write first asks the fence (the leader's deadline), so a replica that lost its Lease cannot write.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from aiohttp import ClientError
 from kubernetes.aio import config
@@ -14,6 +16,10 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from .kinds import Kind, Object
 from .settings import FIELD_MANAGER
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT = 3.0
 PAGE = 500
@@ -158,3 +164,13 @@ class Api:
             await self._request("DELETE", kind.path(namespace, name), None, body)
         except NotFound:
             return
+
+
+async def until_reachable(ask: Callable[[], Awaitable[T]]) -> T:
+    """Repeats a request until the API server answers it: at a cluster's start it may come later than the operator."""
+    while True:
+        try:
+            return await ask()
+        except (ApiError, OSError, TimeoutError) as error:
+            log.warning("the API server does not answer yet", extra={"error": str(error) or type(error).__name__})
+            await asyncio.sleep(1.0)

@@ -72,7 +72,7 @@ class Applier:
                 return True
             except AlreadyExists:
                 actual = await self._api.get(kind, key.namespace, key.name)
-        if not owned_by(actual, owner_uid):
+        if not owned_by(actual, owner_uid) and not _inherited(actual, wanted):
             raise NotOurs(key)
         if key.kind not in WATCHED and _hash(actual) == wanted["metadata"]["annotations"][APPLIED_HASH_ANNOTATION]:
             return False
@@ -83,6 +83,18 @@ class Applier:
     def _seen(self, obj: Object) -> None:
         if obj["kind"] in WATCHED:
             self._cache.put(obj)
+
+
+def _inherited(actual: Object, wanted: Object) -> bool:
+    """Whether an object was made for an owner of the same kind and name that is gone: the new one takes it over."""
+
+    def controllers(obj: Object) -> set[tuple[str | None, ...]]:
+        references = obj["metadata"].get("ownerReferences", ())
+        return {
+            (ref.get("apiVersion"), ref.get("kind"), ref.get("name")) for ref in references if ref.get("controller")
+        }
+
+    return wanted["kind"] != "Deployment" and bool(controllers(actual)) and controllers(actual) == controllers(wanted)
 
 
 def merged(actual: Object, wanted: Object) -> Object:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from agentos_contracts.tokens import Role
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
@@ -121,7 +122,7 @@ class Link:
             async for text in socket:
                 try:
                     self._take(json.loads(text))
-                except (ValueError, TypeError, LookupError) as error:
+                except (ValueError, TypeError, LookupError, AttributeError) as error:
                     # The table may be half changed: the next link brings a whole one.
                     raise EngineRefused(f"an event of the engine cannot be read: {error!r}") from error
 
@@ -149,6 +150,8 @@ class Link:
             touched |= {connection.uid for connection in before.values()}
         now = time.monotonic()
         for entry in entries:
+            if entry.get("role") == Role.OPERATOR:
+                continue
             worker_id, uid = entry["worker_id"], entry["uid"]
             touched.add(uid)
             self._touched[uid] = now

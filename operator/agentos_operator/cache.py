@@ -9,7 +9,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable
 
-from .api import Api
+from .api import Api, until_reachable
 from .kinds import CLAIM, DEPLOYMENT, KINDS, POD, REALM, STATEFULSET, WORKER, Key, Kind, Object, key_of
 from .settings import FIELD_MANAGER, MANAGED_BY_LABEL, WORKER_UID_LABEL
 
@@ -97,7 +97,7 @@ class Cache:
     async def wait_verified(self, api: Api) -> None:
         """Returns once everything that the API lists has come by the watches."""
         delay = 0.1
-        while missing := await self.verify(api):
+        while missing := await until_reachable(lambda: self.verify(api)):
             log.info("waiting for the watches", extra={"missing": len(missing), "first": str(missing[0])})
             await asyncio.sleep(delay)
             delay = min(delay * 2, 2.0)

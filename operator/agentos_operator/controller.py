@@ -7,7 +7,7 @@ import time
 
 from agentos_contracts.tokens import SigningKey
 
-from .api import AlreadyExists, Api, ApiError, FenceLost
+from .api import AlreadyExists, Api, ApiError, FenceLost, until_reachable
 from .apply import Applier
 from .cache import Cache
 from .events import Recorder
@@ -96,7 +96,7 @@ class Controller:
     async def run(self) -> None:
         """The leader's work; ends only by cancellation, or by FenceLost when leadership is lost."""
         await self._cache.wait_verified(self._api)
-        await self._default_realm()
+        await until_reachable(self._default_realm)
         self._look_at_everything()
         try:
             async with asyncio.TaskGroup() as group:

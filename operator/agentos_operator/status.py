@@ -63,10 +63,11 @@ def _ready(status: dict[str, Any]) -> tuple[Any, ...]:
 def refused(obj: Object, status: dict[str, Any], condition: str, message: str) -> dict[str, Any]:
     """The same status, but with the cluster's refusal as the named condition and as the reason of Ready."""
     told = {"status": "False", "reason": POD_REFUSED.name, "message": message}
-    conditions = [c | told if c["type"] in (condition, "Ready", "Reconciling") else c for c in status["conditions"]]
+    conditions = [c | told if c["type"] in (condition, "Ready") else c for c in status["conditions"]]
+    ready = next(c for c in conditions if c["type"] == "Ready")
+    conditions = [c for c in conditions if c["type"] not in ("Reconciling", "Stalled")]
+    conditions.append(ready | {"type": "Reconciling", "status": "True"})
     for c in conditions:
-        if c["type"] == "Reconciling":
-            c["status"] = "True"
         before = condition_of(obj, c["type"])
         if before.get("status") == c["status"]:
             # Otherwise each pass would find another time, and write it.

@@ -70,7 +70,11 @@ class Webhook:
             yield {"url": f"https://{self._host}{PATH}"}
             while True:
                 await asyncio.sleep(ROTATION_CHECK)
-                renewed = await webhook_certificate(self._api, self._settings.namespace, self._host)
+                try:
+                    renewed = await webhook_certificate(self._api, self._settings.namespace, self._host)
+                except (ApiError, OSError, TimeoutError) as error:
+                    log.warning("the webhook's certificate could not be checked", extra={"error": str(error)})
+                    continue
                 if renewed != certificate:
                     certificate = renewed
                     _load(context, certificate)

@@ -13,7 +13,7 @@ from agentos_operator.plan.objects import seal
 OWNER = "owner-uid"
 
 
-def child(kind: str = "Deployment", owner: str = OWNER, **spec: Any) -> dict:
+def child(kind: str = "Deployment", owner: str = OWNER, owner_name: str = "wasm", **spec: Any) -> dict:
     made: dict = {
         "apiVersion": "apps/v1" if kind in ("Deployment", "StatefulSet") else "v1",
         "kind": kind,
@@ -21,7 +21,7 @@ def child(kind: str = "Deployment", owner: str = OWNER, **spec: Any) -> dict:
             "name": "wasm",
             "namespace": "team",
             "labels": {"agentos.dev/worker": "wasm"},
-            "ownerReferences": [{"kind": "Worker", "name": "wasm", "uid": owner, "controller": True}],
+            "ownerReferences": [{"kind": "Worker", "name": owner_name, "uid": owner, "controller": True}],
         },
     }
     return seal(made | ({"spec": {"replicas": 1} | spec} if kind != "Secret" else {"stringData": spec}))
@@ -147,7 +147,7 @@ async def test_a_child_that_the_cache_lacks_is_read_and_brought_up_to_date(api, 
 @pytest.mark.parametrize(
     "foreign",
     [
-        pytest.param({"owner": "another-uid"}, id="another owner's"),
+        pytest.param({"owner": "another-uid", "owner_name": "another"}, id="another owner's"),
         pytest.param({}, id="nobody's"),
     ],
 )
@@ -246,7 +246,13 @@ async def test_forgetting_one_owner_leaves_the_others(api, applier):
     assert len(api.writes) == 1
 
 
-async def test_the_child_of_a_worker_made_anew_is_not_taken_for_applied(api, applier):
+async def test_a_worker_made_anew_takes_over_the_objects_of_the_one_before_it(api, applier):
     await applier.ensure(child("Secret"), OWNER)
+    assert await applier.ensure(child("Secret", owner="new-uid"), "new-uid") is True
+    assert api.objects[key_of(child("Secret"))]["metadata"]["ownerReferences"][0]["uid"] == "new-uid"
+
+
+async def test_a_deployment_of_the_worker_before_is_not_taken_over_for_its_selector_is_another(api, applier):
+    await applier.ensure(child(), OWNER)
     with pytest.raises(NotOurs):
-        await applier.ensure(child("Secret", owner="new-uid"), "new-uid")
+        await applier.ensure(child(owner="new-uid"), "new-uid")

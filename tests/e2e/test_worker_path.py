@@ -58,6 +58,22 @@ def test_everything_made_for_a_worker_goes_with_it(cluster: Cluster) -> None:
     until("its claim is gone", lambda: not get(cluster, "functionclaim", "brief"))
 
 
+def test_a_worker_made_anew_under_the_same_name_is_ready_soon(cluster: Cluster) -> None:
+    apply(cluster, worker("phoenix", "phoenix::one"))
+    until_ready(cluster, "phoenix")
+    before = get(cluster, "worker", "phoenix")["metadata"]["uid"]
+    cluster.kubectl("delete", "worker", "phoenix", "-n", NAMESPACE)
+    apply(cluster, worker("phoenix", "phoenix::one"))
+    until_ready(cluster, "phoenix", timeout=20)
+    after = get(cluster, "worker", "phoenix")["metadata"]["uid"]
+    assert after != before
+    for kind in ("deployment", "secret", "serviceaccount"):
+        owners = [
+            obj["metadata"]["ownerReferences"][0]["uid"] for obj in listed(cluster, kind, "agentos.dev/worker=phoenix")
+        ]
+        assert owners == [after]
+
+
 def test_an_update_keeps_the_old_pod_until_the_new_one_answers(cluster: Cluster) -> None:
     first = worker("updated", "updated::one")
     apply(cluster, first)

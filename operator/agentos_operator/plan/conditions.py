@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentos_contracts.reasons import READY, ROLLOUT_IN_PROGRESS, Reason
+from agentos_contracts.reasons import READY, ROLLOUT_IN_PROGRESS, SCALED_TO_ZERO, Reason
 
 MESSAGE_LIMIT = 1024
 """Characters; the API allows 32,768, but a status is read by people."""
@@ -44,7 +44,7 @@ def build_conditions(
     conditions.append(_condition("Ready", summary.ok, summary))
     if not summary.ok and summary.reason.stalled:
         conditions.append(_condition("Stalled", True, summary))
-    elif not summary.ok:
+    elif not summary.ok and summary.reason != SCALED_TO_ZERO:
         conditions.append(_condition("Reconciling", True, summary))
     elif not settled:
         conditions.append(_condition("Reconciling", True, Verdict(True, ROLLOUT_IN_PROGRESS, progress)))

@@ -17,6 +17,8 @@ from ..work_queue import WorkQueue
 
 CLAIMS = "Claims"
 """Kind of the keys that stand for all function claims of one namespace."""
+REFUSED_RETRY = 30.0
+"""Seconds after which objects are tried again that the cluster refused: nothing tells when a quota or the like changes."""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from ..plan import realm as planner
 from ..plan.conditions import is_true
 from ..settings import ENGINE_NAME, REALM_LABEL
 from ..status import refused
-from .context import Context
+from .context import REFUSED_RETRY, Context
 
 
 async def reconcile(context: Context, key: Key) -> None:
@@ -34,10 +34,12 @@ async def reconcile(context: Context, key: Key) -> None:
             context.links.keep(realm)
     except NotOurs as error:
         status = refused(realm, status, "EngineAvailable", str(error))
+        context.queue.add(key, REFUSED_RETRY)
     except ApiError as error:
         if error.status not in (400, 403, 422):
             raise
         status = refused(realm, status, "EngineAvailable", f"the cluster refuses the engine's objects: {error.message}")
+        context.queue.add(key, REFUSED_RETRY)
     was_available = is_true(realm, "EngineAvailable")
     await context.status.write(key, REALM, realm, status)
     if was_available != is_true({"status": status}, "EngineAvailable"):

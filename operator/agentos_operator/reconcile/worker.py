@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..plan.claims import holders, patterns_of
 from ..plan.conditions import is_true
 from ..settings import REGISTERED_GATE
 from ..status import refused
-from .context import CLAIMS, Context, worker_key
+from .context import CLAIMS, REFUSED_RETRY, Context, worker_key
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class WorkerReconciler:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._uids: dict[Key, str] = {}
         self._facts: dict[str, planner.Dependency] = {}
         self._needs: dict[str, frozenset[str]] = {}
         self._config_maps: dict[Key, tuple[str, str]] = {}
@@ -50,10 +52,16 @@ class WorkerReconciler:
         cache = self._context.cache
         worker = cache.get(WORKER, key.namespace, key.name)
         deployment = cache.get(DEPLOYMENT, key.namespace, key.name)
-        if worker is None or worker["metadata"].get("deletionTimestamp"):
-            await self._gone(key, worker, deployment)
+        uid = worker["metadata"]["uid"] if worker and not worker["metadata"].get("deletionTimestamp") else None
+        if uid != self._uids.get(key):
+            await self._gone(key, uid)
+        if deployment is not None and _predecessors(deployment, uid):
+            # The garbage collector would do it as well, but learns of new kinds only every 30 s.
+            await self._delete_deployment(key, deployment)
+            deployment = None
+        if worker is None or uid is None:
             return
-        uid = worker["metadata"]["uid"]
+        self._uids[key] = uid
         snapshot = await self._observe(key, worker, deployment if deployment and owned_by(deployment, uid) else None)
         plan = planner.plan(snapshot)
         status = plan.status
@@ -69,10 +77,12 @@ class WorkerReconciler:
                 log.info("objects written", extra={"object": str(key), "seconds": round(seconds, 4)})
         except NotOurs as error:
             status = refused(worker, status, "Available", str(error))
+            self._context.queue.add(key, REFUSED_RETRY)
         except ApiError as error:
             if error.status not in (400, 403, 422):
                 raise
             status = refused(worker, status, "Available", f"the cluster refuses the worker's objects: {error.message}")
+            self._context.queue.add(key, REFUSED_RETRY)
         if plan.stop and snapshot.deployment is not None:
             await self._delete_deployment(key, snapshot.deployment)
         self._remember(worker, snapshot.effective, status)
@@ -107,20 +117,20 @@ class WorkerReconciler:
                 extra={"object": f"pod/{metadata['namespace']}/{metadata['name']}", "seconds": round(seconds, 4)},
             )
 
-    async def _gone(self, key: Key, worker: Object | None, deployment: Object | None) -> None:
-        self._config_maps.pop(key, None)
-        self._context.status.forget(key)
-        if deployment is not None:
-            owners = [
-                ref["uid"] for ref in deployment["metadata"].get("ownerReferences", ()) if ref["kind"] == WORKER.kind
-            ]
-            # The garbage collector would do it as well, but learns of new kinds only every 30 s.
-            if owners and (worker is None or worker["metadata"]["uid"] == owners[0]):
-                await self._delete_deployment(key, deployment)
-                self._context.applier.forget(owners[0])
-                for known in (self._facts, self._needs, self._first_seen):
-                    known.pop(owners[0], None)
-        self._context.queue.add(Key(CLAIMS, key.namespace, ""))
+    async def _gone(self, key: Key, successor: str | None) -> None:
+        """The Worker that had this name until now is deleted."""
+        before = self._uids.pop(key, None)
+        if successor is None:
+            self._config_maps.pop(key, None)
+            self._context.status.forget(key)
+            self._context.queue.add(Key(CLAIMS, key.namespace, ""))
+        if before is None:
+            return
+        self._context.applier.forget(before)
+        self._needs.pop(before, None)
+        self._first_seen.pop(before, None)
+        if fact := self._facts.pop(before, None):
+            self._wake_dependents(key.namespace, {fact.manifest_name})
 
     async def _delete_deployment(self, key: Key, deployment: Object) -> None:
         metadata = deployment["metadata"]
@@ -197,19 +207,32 @@ class WorkerReconciler:
 
     def _remember(self, worker: Object, known: Effective | None, status: Mapping[str, Any]) -> None:
         """Keeps what others may depend on, and wakes those that do when it changed."""
-        if known is None:
-            return
         metadata = worker["metadata"]
-        fact = planner.Dependency(
-            metadata["name"], known.name or metadata["name"], known.version, is_true({"status": status}, "Ready")
-        )
-        changed = self._facts.get(metadata["uid"]) != fact
-        self._facts[metadata["uid"]] = fact
-        self._needs[metadata["uid"]] = frozenset(known.dependencies)
-        if changed:
-            for other in self._context.cache.all(WORKER, metadata["namespace"]):
-                if fact.manifest_name in self._needs.get(other["metadata"]["uid"], ()):
-                    self._context.queue.add(worker_key(other))
+        before = self._facts.get(metadata["uid"])
+        if known is None:
+            # A mistake in an edit: what it was is still there, but nothing new may start on it.
+            fact = before and replace(before, ready=False)
+        else:
+            ready = is_true({"status": status}, "Ready")
+            fact = planner.Dependency(metadata["name"], known.name or metadata["name"], known.version, ready)
+            self._needs[metadata["uid"]] = frozenset(known.dependencies)
+        if fact is not None and fact != before:
+            self._facts[metadata["uid"]] = fact
+            self._wake_dependents(metadata["namespace"], {fact.manifest_name, before.manifest_name if before else ""})
+
+    def _wake_dependents(self, namespace: str, names: set[str]) -> None:
+        for other in self._context.cache.all(WORKER, namespace):
+            if names & self._needs.get(other["metadata"]["uid"], frozenset()):
+                self._context.queue.add(worker_key(other))
+
+
+def _predecessors(deployment: Object, uid: str | None) -> bool:
+    """Whether a Deployment was made for a Worker of the same name that is gone."""
+    metadata = deployment["metadata"]
+    owners = [
+        ref for ref in metadata.get("ownerReferences", ()) if ref["kind"] == WORKER.kind and ref.get("controller")
+    ]
+    return any(ref["uid"] != uid and ref["name"] == metadata["name"] for ref in owners)
 
 
 def _effective(worker: Object, manifest: dict | None, findings: list[Finding]) -> Effective | None:
