@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from typing import Any
 
 from agentos_contracts.reasons import POD_REFUSED
@@ -15,6 +16,10 @@ from .plan.conditions import condition_of
 from .work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
+
+
+COUNT_DEBOUNCE = 0.2
+"""Seconds for which a Realm's count of ready Workers is gathered: people look at it right after a Worker turned Ready."""
 
 
 class StatusWriter:
@@ -32,7 +37,9 @@ class StatusWriter:
             return
         now = asyncio.get_running_loop().time()
         if before.get("conditions") and _ready(before) == _ready(status):
-            due = self._due.setdefault(key, now + self._debounce)
+            counted = before.get("readyWorkers") != status.get("readyWorkers")
+            due = min(self._due.get(key, math.inf), now + (COUNT_DEBOUNCE if counted else self._debounce))
+            self._due[key] = due
             if now < due:
                 self._queue.add(key, due - now + 0.01)
                 return

@@ -1,5 +1,6 @@
 """The one status write of a pass, and the Event that goes with it."""
 
+import asyncio
 import copy
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from agentos_operator.cache import Cache
 from agentos_operator.events import NOTE_LIMIT, Recorder
 from agentos_operator.kinds import WORKER, Key
-from agentos_operator.status import StatusWriter, refused
+from agentos_operator.status import COUNT_DEBOUNCE, StatusWriter, refused
 from agentos_operator.work_queue import WorkQueue
 
 KEY = Key("Worker", "team", "wasm")
@@ -232,3 +233,13 @@ async def test_a_refusal_that_lasts_is_written_once(written, clock):
         await written.write(refused(there, planned, "Available", "exceeded quota"))
     assert len(written.patches) == 1
     assert len(written.queue) == 0
+
+
+async def test_a_realms_count_of_ready_workers_waits_but_a_moment(written, clock):
+    written.there(status(readyWorkers=0, connections=0))
+    await written.write(status(readyWorkers=0, connections=1))
+    await written.write(status(readyWorkers=1, connections=1))
+    assert written.patches == []
+    await asyncio.sleep(COUNT_DEBOUNCE)
+    await written.write(status(readyWorkers=1, connections=1))
+    assert [patch["status"]["readyWorkers"] for patch in written.patches] == [1]
