@@ -19,10 +19,16 @@ from agentos_contracts.resource import (
 )
 
 NAMESPACE_IMMUTABLE = "cannot be changed: a Realm keeps its namespace; make another Realm for another namespace"
+STORAGE_IMMUTABLE = "cannot be changed: the engine's volume is made once; make another Realm for another volume"
+
+_STORAGE_KEPT = (
+    "(has(self.engine) && has(self.engine.storage)) == (has(oldSelf.engine) && has(oldSelf.engine.storage)) && "
+    "(!has(self.engine) || !has(self.engine.storage) || self.engine.storage == oldSelf.engine.storage)"
+)
 
 
 class EngineStorage(Model):
-    """The volume on which the engine keeps state, streams and queues."""
+    """The volume on which the engine keeps its data."""
 
     size: Quantity = Field(description="Size of the volume, such as 10Gi.")
     storage_class_name: ObjectName | None = Field(
@@ -37,7 +43,9 @@ class Engine(Model):
         "Dedicated", description="Dedicated: the operator runs an engine for this realm alone."
     )
     storage: EngineStorage | None = Field(
-        None, description="Volume of the engine. Where left out, what the engine keeps is lost with its pod."
+        None,
+        description="Volume of the engine; it cannot be changed later. Where left out, what the engine keeps is lost "
+        "with its pod.",
     )
     resources: Resources | None = Field(None, description="Compute resources of the engine's container.")
     image: Image | None = Field(None, description="Image of the engine; where left out, the operator's own.")
@@ -56,8 +64,8 @@ class RealmSpec(Model):
     engine: Engine | None = Field(None, description="The realm's engine; where left out, a dedicated one.")
     deletion_policy: Literal["Retain", "Delete"] = Field(
         "Retain",
-        description="What happens to the namespace and the engine's volume when the Realm is deleted: Retain keeps "
-        "them, Delete removes them with all that is in them.",
+        description="What happens when the Realm is deleted: Retain keeps its namespace and the engine's volume; Delete "
+        "removes the volume, and the namespace with all that is in it if the operator made it for this Realm.",
     )
 
 
@@ -100,5 +108,8 @@ class Realm(Model):
     api_version: Literal["agentos.dev/v1alpha1"] = Field(API_VERSION, description="Version of the API.")
     kind: Literal["Realm"] = Field("Realm", description="Kind of the resource.")
     metadata: dict[str, Any] = Field(description="Standard metadata of the object.")
-    spec: RealmSpec = Field(description="Where the realm is and which engine it has.")
+    spec: Annotated[
+        RealmSpec,
+        Field(json_schema_extra=rules(rule(_STORAGE_KEPT, STORAGE_IMMUTABLE, field_path=".engine.storage"))),
+    ] = Field(description="Where the realm is and which engine it has.")
     status: RealmStatus | None = Field(None, description="What the operator has seen; written by the operator only.")

@@ -134,8 +134,8 @@ def plan(i: WorkerInput) -> WorkerPlan:
     children: tuple[Object, ...] = ()
     if may_start and i.effective is not None and i.engine is not None:
         children = _children(i, i.effective, i.engine.realm)
-    # A mistake in an edit leaves what runs alone; a Worker that owns nothing any more, or lost its realm, must not run.
-    stop = started and (not in_realm or (not claimed and not i.held))
+    # A mistake in an edit leaves what runs alone; a Worker that waits and holds nothing, or lost its realm, must not run.
+    stop = started and (not in_realm or (bool(i.clashes) and not i.held))
     runs = (started and not stop) or bool(children)
     verdicts[WorkerCondition.AVAILABLE] = available(i) if runs else Verdict(False, NOT_STARTED)
     verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)
