@@ -53,10 +53,23 @@ def main() -> int:
     return 0
 
 
-def install(cluster: Cluster) -> None:
-    """The chart, as a user installs it; not waiting for anything."""
-    release = ["agentos", str(ROOT / "charts" / "agentos"), "--namespace", NAMESPACE, "--create-namespace"]
-    cluster.helm("upgrade", "--install", *release)
+def install(cluster: Cluster) -> str:
+    """The chart, as a user installs it; not waiting for anything. Returns the command.
+
+    On a kept cluster it upgrades: Helm leaves CRDs alone then, and pods keep running the image that had the same tag.
+    """
+    kept = cluster.helm("status", "agentos", "--namespace", NAMESPACE, check=False).returncode == 0
+    command = ["upgrade" if kept else "install", "agentos", "charts/agentos", "--namespace", NAMESPACE]
+    command += [] if kept else ["--create-namespace"]
+    if kept:
+        cluster.kubectl("delete", "workers", "--all", "--all-namespaces", "--timeout=60s")
+        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    cluster.helm(*(str(ROOT / word) if word == "charts/agentos" else word for word in command))
+    if kept:
+        cluster.kubectl("rollout", "restart", "-n", NAMESPACE, "deployment/agentos-operator")
+        cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deployment/agentos-operator", "--timeout=60s")
+        cluster.kubectl("rollout", "restart", "-n", REALM_NAMESPACE, "statefulset/agentos-engine")
+    return " ".join(["helm", *command])
 
 
 def show(cluster: Cluster, steps: Steps) -> None:
@@ -69,8 +82,7 @@ def show(cluster: Cluster, steps: Steps) -> None:
         return done
 
     with steps("helm install, and a Worker at once after it"):
-        print("\n$ helm install agentos charts/agentos --namespace agentos-system --create-namespace")
-        install(cluster)
+        print(f"\n$ {install(cluster)}")
         run("apply", "-f", "examples/wasm-sandbox.yaml")
     with steps("wait until its functions answer"):
         run("wait", "--for=condition=Ready", "worker/wasm-sandbox", f"--timeout={READY_TIMEOUT}")

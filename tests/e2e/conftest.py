@@ -21,13 +21,7 @@ def installed() -> Iterator[Cluster]:
         with steps("build and load the image"):
             cluster.load_image(clusters.build_image(steps))
         with steps("install the chart"):
-            if kept:
-                # Helm installs CRDs but never upgrades them.
-                cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(demo.ROOT / "crds"))
             demo.install(cluster)
-            if kept:
-                cluster.kubectl("rollout", "restart", "-n", demo.NAMESPACE, "deployment/agentos-operator")
-                cluster.kubectl("rollout", "restart", "-n", NAMESPACE, "statefulset/agentos-engine", check=False)
             cluster.kubectl(
                 "rollout", "status", "-n", demo.NAMESPACE, "deployment/agentos-operator", "--timeout=120s", timeout=130
             )

@@ -120,6 +120,20 @@ def config_map(name: str, text: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+BAD_MANIFESTS = {
+    "name: 5": ".name: must be a text, got the whole number 5; put it in quotes",
+    "iii: v1": ".name: is required",
+    "name: mapped\ndependencies: {memory: not a range}": (
+        ".dependencies[memory]: 'not a range' is not a version range; write one such as '^1.2', '~1.2.3', '>=1, <2' or '*'"
+    ),
+    "name: iii-state": ".name: the name iii-state belongs to the engine; choose another, such as my-state",
+    "name: mapped\ndescripton: x": ".descripton: unknown field descripton; did you mean description?",
+    "name: mapped\nname: twice": " line 2: the key name is given twice in the same map; remove one",
+    "- mapped": " line 1: the manifest must be a map of fields, such as name: my-worker",
+    "name: [": " line 1: the text is not YAML: expected the node content, but found '<stream end>'",
+}
+
+
 def test_a_manifest_in_a_config_map_is_followed_through_every_edit(cluster: Cluster) -> None:
     source = {"configMapKeyRef": {"name": "from-map"}}
     cluster.kubectl("delete", "configmap", "from-map", "-n", NAMESPACE, "--ignore-not-found")
@@ -127,20 +141,18 @@ def test_a_manifest_in_a_config_map_is_followed_through_every_edit(cluster: Clus
     assert until_condition(cluster, "mapped", "ManifestValid", "False", "ManifestNotFound") == (
         "ConfigMap from-map is not there; create it, or mend spec.manifestFrom"
     )
-    apply(cluster, config_map("from-map", "name: mapped\ndescripton: x\nname: twice\n"))
-    message = until_condition(cluster, "mapped", "ManifestValid", "False", "ManifestInvalid")
-    assert "name" in message
+    for text, message in BAD_MANIFESTS.items():
+        apply(cluster, config_map("from-map", text))
+        told = ("False", "ManifestInvalid", f"configmap/from-map[iii.worker.yaml]{message}")
+        until(told[2], lambda told=told: condition(get(cluster, "worker", "mapped"), "Ready") == told, 20)
     assert not listed(cluster, "pods", "agentos.dev/worker=mapped")
-    apply(cluster, config_map("from-map", "name: mapped\ndescripton: x\n"))
-    wanted = "configmap/from-map[iii.worker.yaml].descripton: unknown field descripton; did you mean description?"
-    until("the finding", lambda: condition(get(cluster, "worker", "mapped"), "ManifestValid")[2] == wanted)
-    apply(cluster, config_map("from-map", "name: mapped\ndescription: x\n"))
+    apply(cluster, config_map("from-map", "name: mapped"))
     until_ready(cluster, "mapped")
     # A mistake in an edit is told, and what runs goes on.
-    apply(cluster, config_map("from-map", "nmae: mapped\n"))
+    apply(cluster, config_map("from-map", "nmae: mapped"))
     until_condition(cluster, "mapped", "ManifestValid", "False", "ManifestInvalid")
     assert listed(cluster, "pods", "agentos.dev/worker=mapped")
-    apply(cluster, config_map("from-map", "name: mapped\n"))
+    apply(cluster, config_map("from-map", "name: mapped"))
     until_ready(cluster, "mapped")
     cluster.kubectl("delete", "configmap", "from-map", "-n", NAMESPACE)
 

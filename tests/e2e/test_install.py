@@ -1,5 +1,6 @@
 """What a platform engineer relies on: upgrades, least privilege, Pod Security, reaching the engine from outside."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -89,6 +90,22 @@ def test_the_bus_tells_a_stranger_why_and_closes(cluster: Cluster) -> None:
             socket.recv(timeout=10)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1008
+
+
+def test_no_log_holds_a_token(cluster: Cluster) -> None:
+    cluster.kubectl("apply", "-f", str(demo.ROOT / "examples" / "wasm-sandbox.yaml"))
+    until_ready(cluster, "wasm-sandbox")
+    token = base64.b64decode(get(cluster, "secret", "wasm-sandbox-token")["data"]["token"]).decode()
+    key = base64.b64decode(get(cluster, "secret", "agentos-identity", demo.NAMESPACE)["data"]["key"]).decode()
+    pods = (
+        (demo.NAMESPACE, "deploy/agentos-operator"), (NAMESPACE, "agentos-engine-0"), (NAMESPACE, "deploy/wasm-sandbox"),
+    )  # fmt: skip
+    for namespace, pod in pods:
+        log = cluster.kubectl("logs", "-n", namespace, pod, "--tail=-1").stdout
+        assert log
+        # The signature is what makes a token one; its other parts name the Worker only.
+        for secret in (token, token.rpartition(".")[2], key):
+            assert secret not in log, f"{pod} logs a secret"
 
 
 def test_both_wasm_examples_as_they_stand(cluster: Cluster) -> None:

@@ -199,10 +199,11 @@ class WorkerReconciler:
         if text is None:
             there = ", ".join(sorted(config_map.get("data", {}))) or "none"
             return None, [], f"ConfigMap {name} has no key {entry} (its keys: {there}); mend spec.manifestFrom"
-        manifest, findings = read_manifest(text)
+        path = f"configmap/{name}[{entry}]"
+        manifest, unreadable = read_manifest(text)
+        findings = [replace(f, path=f"{path} line {f.line}" if f.line else path) for f in unreadable]
         if manifest is not None:
-            path = f"configmap/{name}[{entry}]"
-            findings = [*findings, *validate_manifest(manifest, path), *image_findings(spec, manifest)]
+            findings += [*validate_manifest(manifest, path), *image_findings(spec, manifest)]
         return manifest, [*findings, *validate_worker(worker)], ""
 
     def _remember(self, worker: Object, known: Effective | None, status: Mapping[str, Any]) -> None:
