@@ -23,9 +23,10 @@ from aiohttp import web
 from .api import Api, ApiError
 from .cache import Cache
 from .keys import Certificate, webhook_certificate
-from .kinds import CLAIM, VALIDATING_WEBHOOK, WORKER, Object
+from .kinds import CLAIM, REALM, VALIDATING_WEBHOOK, WORKER, Object
 from .metrics import ADMISSIONS
 from .plan.claims import holders, patterns_of
+from .plan.realm import own_namespace
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ class Webhook:
         resource: Any = dict(body)
         findings = validate(resource)
         kind = str(resource.get("kind", ""))
+        if kind == REALM.kind:
+            findings += own_namespace(resource, self._settings.namespace)
         found = errors(findings)
         if found:
             ADMISSIONS.labels(kind, "refused").inc()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from agentos_contracts import reasons
 from agentos_contracts.findings import error, warning
-from agentos_operator.plan.realm import RealmInput, RealmPlan, plan
+from agentos_operator.plan.realm import RealmInput, RealmPlan, own_namespace, plan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EARLIER = "2026-01-01T00:00:00Z"
@@ -358,3 +358,24 @@ def test_the_same_input_gives_the_same_plan_and_is_not_changed(changes):
     untouched = copy.deepcopy(given)
     assert plan(given) == plan(copy.deepcopy(untouched))
     assert given == untouched
+
+
+@pytest.mark.parametrize(
+    ("resource", "refused"),
+    [
+        ({"spec": {"namespace": "agentos-system"}}, True),
+        ({"spec": {"namespace": "team"}}, False),
+        ({"spec": None}, False),
+        ({}, False),
+    ],
+)
+def test_the_operators_own_namespace_is_no_realms(resource, refused):
+    told = [str(finding) for finding in own_namespace(resource, "agentos-system")]
+    assert told == (
+        [
+            "spec.namespace: agentos-system is the operator's own, with the key that signs identities; "
+            "give the Realm another namespace"
+        ]
+        if refused
+        else []
+    )

@@ -70,9 +70,8 @@ def summary(phase: str, seconds: list[float]) -> str:
     ordered = sorted(seconds)
     p95 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
     figures = {"p50_ms": statistics.median(ordered), "p95_ms": p95, "max_ms": ordered[-1]}
-    return json.dumps(
-        {"phase": phase, "n": len(ordered)} | {name: round(1000 * value, 1) for name, value in figures.items()}
-    )
+    rounded = {name: round(1000 * value, 1) for name, value in figures.items()}
+    return json.dumps({"phase": phase, "n": len(ordered)} | rounded, ensure_ascii=False)
 
 
 async def run(cluster: clusters.Cluster, count: int) -> None:

@@ -57,6 +57,14 @@ def test_a_namespace_belongs_to_one_realm(realms: Cluster) -> None:
     assert condition(get(realms, "realm", "default", ""), "Ready")[0] == "True"
 
 
+def test_the_operators_own_namespace_is_no_realms(realms: Cluster) -> None:
+    refused = apply(realms, realm("rival", namespace="agentos-system"), check=False)
+    assert (
+        "spec.namespace: agentos-system is the operator's own, with the key that signs identities; "
+        "give the Realm another namespace" in refused.stderr
+    )
+
+
 def test_an_engine_without_its_volume_says_where_to_look(realms: Cluster) -> None:
     apply(realms, realm("side", engine={"storage": {"size": "1Gi", "storageClassName": "no-such-class"}}))
     until(

@@ -1,11 +1,11 @@
 """What a Realm should look like: its namespace, its engine, its status."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentos_contracts.findings import Finding, errors
+from agentos_contracts.findings import Finding, error, errors
 from agentos_contracts.reasons import (
     ENGINE_AVAILABLE,
     ENGINE_NOT_READY,
@@ -77,6 +77,15 @@ def plan(i: RealmInput) -> RealmPlan:
     labelled = (i.namespace or {}).get("metadata", {}).get("labels", {}).get(REALM_LABEL) == i.realm["metadata"]["name"]
     namespace = realm_namespace(i.realm) if mine and not labelled else None
     return RealmPlan(namespace, children, _status(i, verdicts))
+
+
+def own_namespace(realm: Mapping[str, Any], operators: str) -> list[Finding]:
+    """An error when a Realm wants the operator's namespace: Workers there could read the key that signs identities."""
+    spec = realm.get("spec")
+    if not isinstance(spec, Mapping) or spec.get("namespace") != operators:
+        return []
+    message = f"{operators} is the operator's own, with the key that signs identities; give the Realm another namespace"
+    return [error("spec.namespace", "Reserved", message)]
 
 
 def namespace_ready(i: RealmInput) -> Verdict:

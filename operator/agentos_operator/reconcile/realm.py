@@ -64,7 +64,7 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
     return planner.RealmInput(
         realm=realm,
         now=datetime.now(UTC),
-        findings=validate_realm(realm),
+        findings=[*validate_realm(realm), *planner.own_namespace(realm, context.settings.namespace)],
         namespace=namespace,
         rival=_rival(context, realm),
         statefulset=statefulset,
