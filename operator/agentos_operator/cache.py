@@ -26,12 +26,13 @@ def selector(kind: Kind) -> dict[str, str]:
 
 
 class Cache:
-    """Objects by key, and by kind and namespace; pods also by their Worker's uid."""
+    """Objects by key, and by kind and namespace; Workers also by uid, and pods by their Worker's."""
 
     def __init__(self) -> None:
         self._objects: dict[Key, Object] = {}
         self._by_namespace: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
         self._pods_of: defaultdict[str, set[Key]] = defaultdict(set)
+        self._workers: dict[str, Key] = {}
         self.verified = asyncio.Event()
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
@@ -46,6 +47,10 @@ class Cache:
     def pods_of(self, uid: str) -> list[Object]:
         """Pods that carry a Worker's uid, by name."""
         return [self._objects[key] for key in sorted(self._pods_of.get(uid, ()))]
+
+    def worker_with(self, uid: str) -> Key | None:
+        """The key of the Worker that has this uid."""
+        return self._workers.get(uid)
 
     def realm_of(self, namespace: str) -> Object | None:
         """The Realm that has this namespace: the oldest of those that name it."""
@@ -65,6 +70,8 @@ class Cache:
         self.drop(key)
         self._objects[key] = obj
         self._by_namespace[key.kind, key.namespace].add(key)
+        if key.kind == WORKER.kind:
+            self._workers[obj["metadata"]["uid"]] = key
         if uid := _worker_uid(obj):
             self._pods_of[uid].add(key)
         return before
@@ -75,6 +82,7 @@ class Cache:
         if obj is None or (uid is not None and obj["metadata"]["uid"] != uid):
             return
         del self._objects[key]
+        self._workers.pop(obj["metadata"]["uid"], None)
         self._by_namespace[key.kind, key.namespace].discard(key)
         if pod_of := _worker_uid(obj):
             self._pods_of[pod_of].discard(key)

@@ -81,15 +81,14 @@ class Controller:
 
     def _bus_changed(self, realm_name: str, namespace: str, uids: frozenset[str] | None) -> None:
         self._queue.add(Key(REALM.kind, "", realm_name))
-        known = set()
-        for worker in self._cache.all(WORKER, namespace):
-            metadata = worker["metadata"]
-            known.add(metadata["uid"])
-            if uids is None or metadata["uid"] in uids:
-                self._queue.add(Key(WORKER.kind, namespace, metadata["name"]))
-        if uids is None or uids - known:
-            # A connection of a Worker that is gone ended: its functions may be free now.
+        if uids is None:
             self._queue.add(Key(CLAIMS, namespace, ""))
+            for worker in self._cache.all(WORKER, namespace):
+                self._queue.add(key_of(worker))
+            return
+        for uid in uids:
+            # Of a Worker that is gone a connection changed: its functions may be free now.
+            self._queue.add(self._cache.worker_with(uid) or Key(CLAIMS, namespace, ""))
 
     # --- Work ---
 

@@ -10,6 +10,7 @@ from typing import Any
 from agentos_contracts.effective import Effective, effective
 from agentos_contracts.findings import Finding, errors
 from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest, read_manifest, validate_manifest
+from agentos_contracts.patterns import claim_name
 from agentos_contracts.tokens import Identity, Role, issue
 from agentos_contracts.validation import image_findings, validate_worker
 from agentos_contracts.worker import WorkerSpec
@@ -144,19 +145,19 @@ class WorkerReconciler:
         realm = context.cache.realm_of(key.namespace)
         realm_name = realm["metadata"]["name"] if realm else ""
         link = context.links.get(realm_name)
-        claims = context.cache.all(CLAIM, key.namespace)
-        others = [w["metadata"]["uid"] for w in context.cache.all(WORKER, key.namespace)]
+        wanted, known = patterns_of(worker), _effective(worker, manifest, findings)
+        claims = [context.cache.get(CLAIM, key.namespace, claim_name(pattern.segment)) for pattern in wanted]
         return planner.WorkerInput(
             worker=worker,
             now=datetime.now(UTC),
             engine=self._engine(realm) if realm else None,
-            effective=_effective(worker, manifest, findings),
+            effective=known,
             findings=findings,
             manifest_missing=missing,
-            wanted=patterns_of(worker),
-            held=frozenset(h.pattern for claim in claims for h in holders(claim) if h.uid == uid),
+            wanted=wanted,
+            held=frozenset(h.pattern for claim in claims if claim for h in holders(claim) if h.uid == uid),
             clashes=context.waiting.get(key.namespace, {}).get(uid, ()),
-            providers=[self._facts[other] for other in others if other in self._facts],
+            providers=self._providers(key.namespace) if known and known.dependencies else (),
             built_in=BUILT_IN_WORKERS,
             deployment=deployment,
             pods=context.cache.pods_of(uid),
@@ -165,6 +166,10 @@ class WorkerReconciler:
             token=self._token(realm_name, key, worker) if realm else "",
             grace=context.settings.engine_grace,
         )
+
+    def _providers(self, namespace: str) -> list[planner.Dependency]:
+        uids = (worker["metadata"]["uid"] for worker in self._context.cache.all(WORKER, namespace))
+        return [self._facts[uid] for uid in uids if uid in self._facts]
 
     def _token(self, realm: str, key: Key, worker: Object) -> str:
         identity = Identity(realm, f"{key.namespace}/{key.name}", worker["metadata"]["uid"], Role.WORKER)
