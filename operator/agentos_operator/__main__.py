@@ -60,6 +60,8 @@ def _log_json(level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # kopf tells of every event at INFO; what matters is logged by the operator itself.
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    # At DEBUG it prints request lines, and the path of ours holds a token.
+    logging.getLogger("websockets").setLevel(logging.INFO)
 
 
 async def _token(settings: Settings, realm: str, subject: str) -> str:

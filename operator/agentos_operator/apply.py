@@ -8,7 +8,7 @@ from typing import Any
 from .api import AlreadyExists, Api
 from .cache import Cache
 from .kinds import KINDS, Key, Object, key_of, owned_by
-from .settings import APPLIED_HASH_ANNOTATION
+from .plan.objects import applied_hash
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Applier:
     async def ensure(self, wanted: Object, owner_uid: str) -> bool:
         """Brings one object about; returns whether anything was written. NotOurs when the name is somebody else's."""
         key = key_of(wanted)
-        digest = wanted["metadata"]["annotations"][APPLIED_HASH_ANNOTATION]
+        digest = applied_hash(wanted)
         actual = self._cache.get(KINDS[key.kind], key.namespace, key.name)
         if key.kind not in WATCHED:
             if self._applied.get(key) == (owner_uid, digest):
@@ -48,7 +48,7 @@ class Applier:
         elif (
             actual is not None
             and owned_by(actual, owner_uid)
-            and _hash(actual) == digest
+            and applied_hash(actual) == digest
             and covers(actual["spec"], wanted["spec"])
         ):
             return False
@@ -74,7 +74,7 @@ class Applier:
                 actual = await self._api.get(kind, key.namespace, key.name)
         if not owned_by(actual, owner_uid) and not _inherited(actual, wanted):
             raise NotOurs(key)
-        if key.kind not in WATCHED and _hash(actual) == wanted["metadata"]["annotations"][APPLIED_HASH_ANNOTATION]:
+        if key.kind not in WATCHED and applied_hash(actual) == applied_hash(wanted):
             return False
         log.info("replacing", extra={"object": str(key)})
         self._seen(await self._api.replace(kind, merged(actual, wanted)))
@@ -137,7 +137,3 @@ def _quantity(value: Any) -> Decimal | None:
         return Decimal(number) * SUFFIXES.get(text[len(number) :], 1)
     except InvalidOperation:
         return None
-
-
-def _hash(obj: Object) -> str:
-    return obj["metadata"].get("annotations", {}).get(APPLIED_HASH_ANNOTATION, "")

@@ -122,7 +122,7 @@ class Link:
             async for text in socket:
                 try:
                     self._take(json.loads(text))
-                except (ValueError, TypeError, LookupError, AttributeError) as error:
+                except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                     # The table may be half changed: the next link brings a whole one.
                     raise EngineRefused(f"an event of the engine cannot be read: {error!r}") from error
 

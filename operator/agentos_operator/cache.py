@@ -31,9 +31,12 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Key, Object] = {}
         self._by_namespace: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
-        self._pods_of: defaultdict[str, set[Key]] = defaultdict(set)
+        self._pods_of: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
         self._workers: dict[str, Key] = {}
         self.verified = asyncio.Event()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._objects
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         return self._objects.get(Key(kind.kind, namespace, name))
@@ -44,9 +47,9 @@ class Cache:
             return [self._objects[key] for key in sorted(self._by_namespace.get((kind.kind, namespace), ()))]
         return [obj for key, obj in self._objects.items() if key.kind == kind.kind]
 
-    def pods_of(self, uid: str) -> list[Object]:
-        """Pods that carry a Worker's uid, by name."""
-        return [self._objects[key] for key in sorted(self._pods_of.get(uid, ()))]
+    def pods_of(self, namespace: str, uid: str) -> list[Object]:
+        """Pods of a namespace that carry a Worker's uid, by name."""
+        return [self._objects[key] for key in sorted(self._pods_of.get((namespace, uid), ()))]
 
     def worker_with(self, uid: str) -> Key | None:
         """The key of the Worker that has this uid."""
@@ -54,18 +57,14 @@ class Cache:
 
     def realm_of(self, namespace: str) -> Object | None:
         """The Realm that has this namespace: the oldest of those that name it."""
-        realms = [realm for realm in self.all(REALM) if realm.get("spec", {}).get("namespace") == namespace]
+        realms = [realm for realm in self.all(REALM, "") if realm.get("spec", {}).get("namespace") == namespace]
         return min(realms, key=lambda r: (r["metadata"]["creationTimestamp"], r["metadata"]["uid"]), default=None)
 
     def put(self, obj: Object) -> Object | None:
         """Takes a newer state; returns the state before (None: new). An older state than the known one is dropped."""
         key = key_of(obj)
         before = self._objects.get(key)
-        if (
-            before is not None
-            and before["metadata"]["uid"] == obj["metadata"]["uid"]
-            and _version(obj) < _version(before)
-        ):
+        if before is not None and _version(obj) < _version(before):
             return before
         self.drop(key)
         self._objects[key] = obj
@@ -73,7 +72,7 @@ class Cache:
         if key.kind == WORKER.kind:
             self._workers[obj["metadata"]["uid"]] = key
         if uid := _worker_uid(obj):
-            self._pods_of[uid].add(key)
+            self._pods_of[key.namespace, uid].add(key)
         return before
 
     def drop(self, key: Key, uid: str | None = None) -> None:
@@ -84,10 +83,11 @@ class Cache:
         del self._objects[key]
         self._workers.pop(obj["metadata"]["uid"], None)
         self._by_namespace[key.kind, key.namespace].discard(key)
-        if pod_of := _worker_uid(obj):
-            self._pods_of[pod_of].discard(key)
-            if not self._pods_of[pod_of]:
-                del self._pods_of[pod_of]
+        if uid_of := _worker_uid(obj):
+            pods = self._pods_of[key.namespace, uid_of]
+            pods.discard(key)
+            if not pods:
+                del self._pods_of[key.namespace, uid_of]
 
     async def verify(self, api: Api, kinds: Iterable[Kind] = (*OWN_KINDS, *CHILD_KINDS)) -> list[Key]:
         """Lists each kind; forgets what is gone; returns what the API has and the watches have not shown yet."""

@@ -1,7 +1,6 @@
 """Turns what happened into keys of the queue, and works the queue off while this replica leads."""
 
 import asyncio
-import contextlib
 import logging
 import time
 
@@ -11,13 +10,13 @@ from .api import AlreadyExists, Api, ApiError, FenceLost, until_reachable
 from .apply import Applier
 from .cache import Cache
 from .events import Recorder
-from .kinds import CLAIM, CONFIG_MAP, POD, REALM, WORKER, Key, Object, key_of
+from .kinds import CLAIM, CONFIG_MAP, REALM, WORKER, Key, Object, key_of
 from .links import Links
 from .metrics import LINKS_UP, QUEUE_LENGTH, RECONCILE_SECONDS, RECONCILES
 from .reconcile import claims, realm
 from .reconcile.context import CLAIMS, Context
 from .reconcile.worker import WorkerReconciler
-from .settings import API_VERSION, REALM_LABEL, WORKER_LABEL, Settings
+from .settings import API_VERSION, REALM_LABEL, WORKER_LABEL, WORKER_UID_LABEL, Settings
 from .status import StatusWriter
 from .work_queue import WorkQueue
 
@@ -69,7 +68,9 @@ class Controller:
                 self._queue.add(worker)
         elif worker := labels.get(WORKER_LABEL):
             self._queue.add(Key(WORKER.kind, key.namespace, worker))
-            if key.kind == POD.kind and self._cache.get(WORKER, key.namespace, worker) is None:
+            owner = self._cache.get(WORKER, key.namespace, worker)
+            if owner is None or owner["metadata"]["uid"] != labels.get(WORKER_UID_LABEL):
+                # What is left of a Worker that is gone changed: its functions may be free now.
                 self._queue.add(Key(CLAIMS, key.namespace, ""))
         elif realm_name := labels.get(REALM_LABEL):
             self._queue.add(Key(REALM.kind, "", realm_name))
@@ -115,14 +116,21 @@ class Controller:
             return
         spec = {"namespace": self._settings.default_realm_namespace}
         body = {"apiVersion": API_VERSION, "kind": REALM.kind, "metadata": {"name": name}, "spec": spec}
-        with contextlib.suppress(AlreadyExists):
+        try:
             self._cache.put(await self._api.create(REALM, body))
-            log.info("made the default realm", extra={"object": f"realm/{name}"})
+        except AlreadyExists:
+            return
+        except ApiError as error:
+            if error.status not in (400, 403, 422):
+                raise
+            log.error("the default realm is refused", extra={"object": f"realm/{name}", "error": error.message})
+            return
+        log.info("made the default realm", extra={"object": f"realm/{name}"})
 
     def _look_at_everything(self) -> None:
         for obj in self._cache.all(REALM):
             self._queue.add(key_of(obj))
-            self.context.workers_changed(obj["spec"]["namespace"])
+            self._queue.add(Key(CLAIMS, obj["spec"]["namespace"], ""))
         for obj in self._cache.all(WORKER):
             self.context.worker_changed(key_of(obj))
 

@@ -82,6 +82,8 @@ class Leader:
         spec = lease.get("spec", {})
         holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
         if holder and holder != self._identity:
+            # Whoever else is named there leads: this process must not write any more, whatever its clock says.
+            self._deadline = 0.0
             # The holder's clock may be off, so what counts is how long *we* have seen the lease unchanged.
             if self._seen != (holder, renewed):
                 self._seen, self._seen_at = (holder, renewed), time.monotonic()

@@ -44,13 +44,15 @@ class Links:
         link = self._links.get(realm)
         return time.monotonic() - link.since if link is not None and link.up else 0.0
 
-    def keep(self, realm: Object) -> None:
+    async def keep(self, realm: Object) -> None:
         """Starts the realm's link, unless it runs already."""
         name, namespace = realm["metadata"]["name"], realm["spec"]["namespace"]
-        if name in self._links:
-            return
         token = issue(self._key, Identity(name, "agentos-operator", self._identity, Role.OPERATOR), issued_at(realm))
         url = f"ws://{engine_host(namespace)}:{BUS_PORT}/w/{token}/{self._identity}"
+        known = self._links.get(name)
+        if known is not None and known.url == url:
+            return
+        await self.drop(name)
         link = self._links[name] = Link(url, lambda uids: self._changed(name, namespace, uids))
         link.start()
 

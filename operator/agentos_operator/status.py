@@ -36,7 +36,7 @@ class StatusWriter:
             self._due.pop(key, None)
             return
         now = asyncio.get_running_loop().time()
-        if before.get("conditions") and _ready(before) == _ready(status):
+        if before.get("conditions") and _urgent(before) == _urgent(status):
             counted = before.get("readyWorkers") != status.get("readyWorkers")
             due = min(self._due.get(key, math.inf), now + (COUNT_DEBOUNCE if counted else self._debounce))
             self._due[key] = due
@@ -52,7 +52,9 @@ class StatusWriter:
         except NotFound:
             return
         STATUS_WRITES.labels(kind.kind).inc()
-        self._cache.put(written)
+        if written["metadata"]["generation"] == metadata["generation"]:
+            # Otherwise somebody edited the spec meanwhile, which the watch's event has to show as a change.
+            self._cache.put(written)
         ready = condition_of(written, "Ready")
         if _ready(before)[:2] != _ready(status)[:2]:
             log.info("ready changed", extra={"object": str(key), "ready": ready["status"], "reason": ready["reason"]})
@@ -60,6 +62,12 @@ class StatusWriter:
 
     def forget(self, key: Key) -> None:
         self._due.pop(key, None)
+
+
+def _urgent(status: dict[str, Any]) -> tuple[Any, ...]:
+    """What is written at once: Ready, and whether something is under way or stuck."""
+    present = {c["type"] for c in status.get("conditions", ()) if c["type"] in ("Reconciling", "Stalled")}
+    return (*_ready(status), present)
 
 
 def _ready(status: dict[str, Any]) -> tuple[Any, ...]:

@@ -40,7 +40,8 @@ def registry(cache: Cache, controller: Controller, webhook: Webhook | None) -> k
         if webhook is not None:
             settings.admission.server = webhook.serve
 
-    def seen(event: kopf.RawEvent, **_: Any) -> None:
+    # Coroutines, here and in the webhook: kopf runs plain functions in threads, and the cache is the event loop's.
+    async def seen(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
         if obj["kind"] == CONFIG_MAP.kind:
             # Only that it changed matters; its data is read when a Worker needs it.

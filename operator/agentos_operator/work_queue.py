@@ -16,7 +16,7 @@ FIRST_RETRY, LONGEST_RETRY = 0.1, 30.0
 
 
 class WorkQueue(Generic[K]):
-    """Used from one event loop. ``clock`` is the loop's unless a test gives another."""
+    """Used from one event loop, whose clock it goes by."""
 
     def __init__(self) -> None:
         self._ready: dict[K, None] = {}

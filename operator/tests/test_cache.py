@@ -53,11 +53,14 @@ def test_an_older_state_is_dropped(cache):
     assert cache.get(WORKER, "team", "a") is new
 
 
-def test_an_object_made_anew_takes_the_place_whatever_its_version(cache):
+def test_an_object_made_anew_takes_the_place_and_late_news_of_the_old_one_does_not(cache):
     cache.put(obj("Worker", "a", 10, uid="old"))
-    again = obj("Worker", "a", 3, uid="new")
+    again = obj("Worker", "a", 12, uid="new")
     cache.put(again)
+    cache.put(obj("Worker", "a", 11, uid="old"))
     assert cache.get(WORKER, "team", "a") is again
+    assert cache.worker_with("new") == Key("Worker", "team", "a")
+    assert cache.worker_with("old") is None
 
 
 def test_dropping_by_uid_forgets_only_that_object(cache):
@@ -82,17 +85,17 @@ def test_all_of_a_kind_are_listed_in_one_namespace_by_name_or_everywhere(cache):
 def test_pods_are_found_by_their_workers_uid(cache):
     for made in (pod("p2", "w1"), pod("p1", "w1"), pod("p3", "w2"), obj("Pod", "engine-0")):
         cache.put(made)
-    assert names(cache.pods_of("w1")) == ["p1", "p2"]
+    assert names(cache.pods_of("team", "w1")) == ["p1", "p2"]
     cache.drop(Key("Pod", "team", "p1"))
-    assert names(cache.pods_of("w1")) == ["p2"]
-    assert cache.pods_of("nobody") == []
+    assert names(cache.pods_of("team", "w1")) == ["p2"]
+    assert cache.pods_of("team", "nobody") == []
 
 
 def test_a_pod_made_anew_for_another_worker_is_that_workers_only(cache):
     cache.put(pod("p", "w1", uid="first"))
     cache.put(pod("p", "w2", uid="second"))
-    assert cache.pods_of("w1") == []
-    assert names(cache.pods_of("w2")) == ["p"]
+    assert cache.pods_of("team", "w1") == []
+    assert names(cache.pods_of("team", "w2")) == ["p"]
 
 
 def test_the_oldest_realm_has_the_namespace(cache):

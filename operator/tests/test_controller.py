@@ -140,9 +140,15 @@ async def test_a_deleted_worker_is_worked_on(happening):
     assert happening.controller.context.dirty["team"] == {worker_key()}
 
 
+OF_WASM = {"agentos.dev/worker": "wasm", "agentos.dev/worker-uid": worker()["metadata"]["uid"]}
 CHILDREN = [
-    ("deployment of a worker", obj("Deployment", "wasm", {"agentos.dev/worker": "wasm"}), {worker_key()}),
-    ("pod of a worker", obj("Pod", "wasm-1", {"agentos.dev/worker": "wasm"}), {worker_key()}),
+    (
+        "pod of the worker that had the name before",
+        obj("Pod", "wasm-0", OF_WASM | {"agentos.dev/worker-uid": "old-uid"}),
+        {worker_key(), CLAIMS},
+    ),
+    ("deployment of a worker", obj("Deployment", "wasm", OF_WASM), {worker_key()}),
+    ("pod of a worker", obj("Pod", "wasm-1", OF_WASM), {worker_key()}),
     ("pod of a worker that is gone", obj("Pod", "old-1", {"agentos.dev/worker": "old"}), {worker_key("old"), CLAIMS}),
     ("engine", obj("StatefulSet", "agentos-engine", {"agentos.dev/realm": "prod"}), {REALM_KEY}),
     ("pod of the engine", obj("Pod", "agentos-engine-0", {"agentos.dev/realm": "prod"}), {REALM_KEY}),

@@ -742,7 +742,9 @@ def test_it_looks_again_when_a_grace_ends(changes, seconds):
 
 
 def test_a_ready_worker_that_is_settled_has_neither_reconciling_nor_stalled():
-    answer = plan(snapshot())
+    settled = deployment()
+    settled["metadata"]["annotations"] = plan(snapshot()).children[-1]["metadata"]["annotations"]
+    answer = plan(snapshot(deployment=settled))
     assert [c["type"] for c in answer.status["conditions"]] == [
         "ManifestValid",
         "EngineLinked",
@@ -752,6 +754,14 @@ def test_a_ready_worker_that_is_settled_has_neither_reconciling_nor_stalled():
         "Registered",
         "Ready",
     ]
+
+
+def test_right_after_an_edit_the_counts_of_before_do_not_pass_for_settled():
+    before = deployment()
+    before["metadata"]["annotations"] = {"agentos.dev/applied-hash": "of another template"}
+    conditions = {c["type"]: c["status"] for c in plan(snapshot(deployment=before)).status["conditions"]}
+    assert conditions["Reconciling"] == "True"
+    assert conditions["Ready"] == "True"
 
 
 @pytest.mark.parametrize(

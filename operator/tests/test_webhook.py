@@ -58,11 +58,20 @@ def webhook(api, cache) -> Webhook:
     return Webhook(settings(), api, cache)
 
 
-def review(webhook: Webhook, resource: dict) -> list[str]:
+def review(webhook: Webhook, resource: dict, old: dict | None = None) -> list[str]:
     """The warnings of a review that admits; raises AdmissionError otherwise."""
     told: list[str] = []
-    webhook.review(kopf.Body(resource), warnings=told)
+    asyncio.run(webhook.review(kopf.Body(resource), warnings=told, old=old))
     return told
+
+
+def test_a_stored_mistake_holds_up_neither_a_deletion_nor_a_label(webhook):
+    bad = worker(owns=["sandbox::*"])
+    assert review(webhook, bad, old=bad) == []
+    leaving = bad | {"metadata": bad["metadata"] | {"deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    assert review(webhook, leaving, old=worker(owns=["mine::*"])) == []
+    with pytest.raises(kopf.AdmissionError):
+        review(webhook, bad, old=worker(owns=["mine::*"]))
 
 
 def test_a_good_worker_is_admitted_without_a_word(webhook):

@@ -63,6 +63,11 @@ def seal(obj: Object) -> Object:
     return obj
 
 
+def applied_hash(obj: Mapping[str, Any]) -> str:
+    """The hash that :func:`seal` gave an object; empty when it has none."""
+    return obj.get("metadata", {}).get("annotations", {}).get(APPLIED_HASH_ANNOTATION, "")
+
+
 def pruned(value: Any) -> Any:
     """Without the empty lists, maps, texts and nulls that the API server would drop, so that wanted and actual compare."""
     if isinstance(value, Mapping):
@@ -211,7 +216,7 @@ def engine_service_account(realm: Object) -> Object:
 
 
 def engine_service(realm: Object) -> Object:
-    """Bus and REST. Workers may connect before the engine is ready, so addresses are published at once."""
+    """Bus, REST and health of the engine."""
     ports = [("bus", BUS_PORT), ("http", HTTP_PORT), ("admin", ADMIN_PORT)]
     return seal(
         {

@@ -21,8 +21,8 @@ from agentos_contracts.reasons import (
     RealmCondition,
 )
 
-from ..kinds import Object
-from ..settings import BUS_PORT, HTTP_PORT, REALM_LABEL
+from ..kinds import Object, owned_by
+from ..settings import BUS_PORT, FIELD_MANAGER, HTTP_PORT, MANAGED_BY_LABEL, REALM_LABEL
 from .conditions import Verdict, build_conditions, is_true
 from .objects import engine_host, engine_service, engine_service_account, engine_statefulset, realm_namespace
 from .pods import refusal, trouble
@@ -74,9 +74,20 @@ def plan(i: RealmInput) -> RealmPlan:
         )
     verdicts[RealmCondition.ENGINE_AVAILABLE] = engine_available(i) if mine else Verdict(False, NOT_STARTED)
     verdicts[RealmCondition.ENGINE_LINKED] = engine_linked(i)
-    labelled = (i.namespace or {}).get("metadata", {}).get("labels", {}).get(REALM_LABEL) == i.realm["metadata"]["name"]
-    namespace = realm_namespace(i.realm) if mine and not labelled else None
+    namespace = realm_namespace(i.realm) if mine and not _namespace_is_right(i) else None
     return RealmPlan(namespace, children, _status(i, verdicts))
+
+
+def _namespace_is_right(i: RealmInput) -> bool:
+    """Whether the namespace is there and marked, and goes with the Realm just when it should."""
+    if i.namespace is None:
+        return False
+    labels, name = i.namespace["metadata"].get("labels", {}), i.realm["metadata"]["name"]
+    if labels.get(REALM_LABEL) != name:
+        return False
+    made_here = labels.get(MANAGED_BY_LABEL) == FIELD_MANAGER
+    wanted = made_here and i.realm["spec"].get("deletionPolicy") == "Delete"
+    return owned_by(i.namespace, i.realm["metadata"]["uid"]) == wanted
 
 
 def own_namespace(realm: Mapping[str, Any], operators: str) -> list[Finding]:

@@ -37,10 +37,10 @@ from agentos_contracts.reasons import (
 from agentos_contracts.semver import Range
 
 from ..bus import Connection
-from ..kinds import Object
+from ..kinds import DEPLOYMENT, Object
 from ..settings import BUS_PORT, REGISTERED_GATE, WORKER_UID_LABEL
 from .conditions import Verdict, build_conditions, is_true
-from .objects import engine_host, worker_deployment, worker_service_account, worker_token_secret
+from .objects import applied_hash, engine_host, worker_deployment, worker_service_account, worker_token_secret
 from .pods import containers_ready, live, refusal, trouble
 
 FUNCTIONS_SHOWN = 256
@@ -140,7 +140,7 @@ def plan(i: WorkerInput) -> WorkerPlan:
     verdicts[WorkerCondition.AVAILABLE] = available(i) if runs else Verdict(False, NOT_STARTED)
     verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)
     gates = tuple((pod, gate(i, pod)) for pod in live(i.pods) if gate(i, pod) != is_true(pod, REGISTERED_GATE))
-    return WorkerPlan(children, stop, gates, _status(i, verdicts, running=runs), _requeue(i))
+    return WorkerPlan(children, stop, gates, _status(i, verdicts, children, running=runs), _requeue(i))
 
 
 def _requeue(i: WorkerInput) -> float | None:
@@ -333,11 +333,24 @@ def answers(owned: Sequence[Pattern], connections: Sequence[Connection]) -> bool
 # --- Status ---
 
 
-def _status(i: WorkerInput, verdicts: Mapping[str, Verdict], *, running: bool) -> dict[str, Any]:
+def _has_hash_of(deployment: Object | None, children: Sequence[Object]) -> bool:
+    """Whether the Deployment is the one that is planned now: right after an edit its counts are those of before."""
+    planned = [child for child in children if child["kind"] == DEPLOYMENT.kind]
+    return all(applied_hash(deployment or {}) == applied_hash(child) for child in planned)
+
+
+def _status(
+    i: WorkerInput, verdicts: Mapping[str, Verdict], children: Sequence[Object], *, running: bool
+) -> dict[str, Any]:
     metadata, before = i.worker["metadata"], i.worker.get("status", {})
     deployment = (i.deployment or {}).get("status", {}) if running else {}
     wanted = i.worker["spec"].get("replicas", 1)
-    settled = deployment.get("updatedReplicas", 0) >= wanted and deployment.get("replicas", 0) <= wanted
+    settled = (
+        deployment.get("updatedReplicas", 0) >= wanted
+        and deployment.get("replicas", 0) <= wanted
+        and deployment.get("observedGeneration", 0) >= (i.deployment or {}).get("metadata", {}).get("generation", 0)
+        and _has_hash_of(i.deployment, children)
+    )
     problem = trouble(i.pods)
     progress = (
         problem.message

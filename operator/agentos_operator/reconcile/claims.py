@@ -29,7 +29,9 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
     link = context.links.get(realm["metadata"]["name"])
 
     def lingers(uid: str) -> bool:
-        pods = [pod for pod in cache.pods_of(uid) if not is_gone(pod)]
+        if uid in deployed or uid in context.starting:
+            return True
+        pods = [pod for pod in cache.pods_of(namespace, uid) if not is_gone(pod)]
         if not pods:
             return False
         may_be_connected = link is None or not link.up or bool(link.of(uid))
@@ -40,10 +42,11 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
         ref["uid"]
         for deployment in cache.all(DEPLOYMENT, namespace)
         for ref in deployment["metadata"].get("ownerReferences", ())
+        if ref.get("controller")
     }
 
     def started(uid: str) -> bool:
-        return uid in deployed or bool(cache.pods_of(uid))
+        return uid in deployed or uid in context.starting or bool(cache.pods_of(namespace, uid))
 
     plan = claims.plan(claims.ClaimsInput(realm, workers, recorded, started, lingers, datetime.now(UTC)))
     for claim in plan.create:
@@ -57,8 +60,9 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
     CLAIM_WRITES.inc(plan.writes)
     before = context.waiting.get(namespace, {})
     context.waiting[namespace] = dict(plan.waiting)
+    written = {holder.uid for claim in (*plan.create, *plan.replace) for holder in claims.holders(claim)}
     return {
         worker_key(worker)
-        for worker in cache.all(WORKER, namespace)
-        if before.get(worker["metadata"]["uid"]) != plan.waiting.get(worker["metadata"]["uid"])
+        for worker in workers
+        if (uid := worker["metadata"]["uid"]) in written or before.get(uid) != plan.waiting.get(uid)
     }

@@ -37,6 +37,8 @@ class Context:
     """Namespace → Worker uid → the clashes for which it waits."""
     dirty: defaultdict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))
     """Namespace → Workers to look at once its claims are decided."""
+    starting: set[str] = field(default_factory=set)
+    """Uids of Workers whose Deployment is being written: from outside they cannot be told from ones without."""
 
     def worker_changed(self, key: Key) -> None:
         """A Worker changed or went: its namespace's claims first, then itself."""

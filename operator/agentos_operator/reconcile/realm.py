@@ -10,9 +10,11 @@ from ..kinds import NAMESPACE, PERSISTENT_VOLUME_CLAIM, POD, REALM, STATEFULSET,
 from ..metrics import OBJECTS_WRITTEN
 from ..plan import realm as planner
 from ..plan.conditions import is_true
-from ..settings import ENGINE_NAME, REALM_LABEL
+from ..settings import ENGINE_NAME, FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
 from ..status import refused
 from .context import REFUSED_RETRY, Context
+
+TERMINATING_RETRY = 5.0
 
 
 async def reconcile(context: Context, key: Key) -> None:
@@ -31,7 +33,7 @@ async def reconcile(context: Context, key: Key) -> None:
             if await context.applier.ensure(child, realm["metadata"]["uid"]):
                 OBJECTS_WRITTEN.labels(child["kind"]).inc()
         if plan.children:
-            context.links.keep(realm)
+            await context.links.keep(realm)
     except NotOurs as error:
         status = refused(realm, status, "EngineAvailable", str(error))
         context.queue.add(key, REFUSED_RETRY)
@@ -44,6 +46,10 @@ async def reconcile(context: Context, key: Key) -> None:
     await context.status.write(key, REALM, realm, status)
     if was_available != is_true({"status": status}, "EngineAvailable"):
         context.workers_changed(realm["spec"]["namespace"])
+    if snapshot.namespace is not None and snapshot.namespace["metadata"].get("deletionTimestamp"):
+        # Namespaces are not watched, and what was made in this one goes with it.
+        context.applier.forget(realm["metadata"]["uid"])
+        context.queue.add(key, TERMINATING_RETRY)
     if not snapshot.linked and snapshot.down_for < snapshot.grace:
         context.queue.add(key, snapshot.grace - snapshot.down_for + 0.1)
 
@@ -109,8 +115,15 @@ async def _take_namespace(context: Context, wanted: Object) -> None:
     try:
         await context.api.create(NAMESPACE, wanted)
     except AlreadyExists:
-        labels = {REALM_LABEL: wanted["metadata"]["labels"][REALM_LABEL]}
-        await context.api.patch(NAMESPACE, None, wanted["metadata"]["name"], {"metadata": {"labels": labels}})
+        name = wanted["metadata"]["name"]
+        there = (await context.api.get(NAMESPACE, None, name))["metadata"]
+        metadata = {
+            "resourceVersion": there["resourceVersion"],
+            "labels": {REALM_LABEL: wanted["metadata"]["labels"][REALM_LABEL]},
+        }
+        if there.get("labels", {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER:
+            metadata["ownerReferences"] = wanted["metadata"].get("ownerReferences")
+        await context.api.patch(NAMESPACE, None, name, {"metadata": metadata})
 
 
 async def _gone(context: Context, name: str) -> None:

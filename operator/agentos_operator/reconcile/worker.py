@@ -23,6 +23,7 @@ from ..metrics import GATE_SECONDS, OBJECTS_SECONDS, OBJECTS_WRITTEN
 from ..plan import worker as planner
 from ..plan.claims import holders, patterns_of
 from ..plan.conditions import is_true
+from ..plan.realm import own_namespace
 from ..settings import REGISTERED_GATE
 from ..status import refused
 from .context import CLAIMS, REFUSED_RETRY, Context, worker_key
@@ -68,6 +69,7 @@ class WorkerReconciler:
         status = plan.status
         for pod, answers in plan.gates:
             await self._set_gate(pod, answers, snapshot.quiet_for)
+        self._context.starting.add(uid)
         try:
             for child in plan.children:
                 if await self._context.applier.ensure(child, uid):
@@ -84,6 +86,10 @@ class WorkerReconciler:
                 raise
             status = refused(worker, status, "Available", f"the cluster refuses the worker's objects: {error.message}")
             self._context.queue.add(key, REFUSED_RETRY)
+        finally:
+            self._context.starting.discard(uid)
+            if key not in self._context.cache:
+                self._context.queue.add(Key(CLAIMS, key.namespace, ""))
         if plan.stop and snapshot.deployment is not None:
             await self._delete_deployment(key, snapshot.deployment)
         self._remember(worker, snapshot.effective, status)
@@ -138,11 +144,14 @@ class WorkerReconciler:
         if not metadata.get("deletionTimestamp"):
             await self._context.api.delete(DEPLOYMENT, key.namespace, key.name, metadata["uid"])
             self._context.cache.drop(Key(DEPLOYMENT.kind, key.namespace, key.name), metadata["uid"])
+            self._context.queue.add(Key(CLAIMS, key.namespace, ""))
 
     async def _observe(self, key: Key, worker: Object, deployment: Object | None) -> planner.WorkerInput:
         context, uid = self._context, worker["metadata"]["uid"]
         manifest, findings, missing = await self._manifest(key, worker)
         realm = context.cache.realm_of(key.namespace)
+        if realm is not None and own_namespace(realm, context.settings.namespace):
+            realm = None
         realm_name = realm["metadata"]["name"] if realm else ""
         link = context.links.get(realm_name)
         wanted, known = patterns_of(worker), _effective(worker, manifest, findings)
@@ -160,7 +169,7 @@ class WorkerReconciler:
             providers=self._providers(key.namespace) if known and known.dependencies else (),
             built_in=BUILT_IN_WORKERS,
             deployment=deployment,
-            pods=context.cache.pods_of(uid),
+            pods=context.cache.pods_of(key.namespace, uid),
             connections=link.of(uid) if link else (),
             quiet_for=time.monotonic() - link.touched(uid) if link else 0.0,
             token=self._token(realm_name, key, worker) if realm else "",
