@@ -39,6 +39,7 @@ class Claimant:
     ``created``: its creationTimestamp as Kubernetes writes it (RFC 3339 in UTC, so that text order is time order).
     ``leaving``: deleted or gone while its pods still run: keeps what is recorded, gets nothing new.
     ``started``: False when it certainly has no pods (rule 4).
+    ``serving``: it runs although nothing is recorded for it: its record was lost, and it goes before all who wait.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Claimant:
     patterns: tuple[Pattern, ...]
     leaving: bool = False
     started: bool = True
+    serving: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -131,8 +133,8 @@ def assign(claimants: Iterable[Claimant], recorded: Mapping[str, Sequence[Holder
     )
 
 
-def _rank(claimant: Claimant) -> tuple[str, str]:
-    return claimant.created, claimant.uid
+def _rank(claimant: Claimant) -> tuple[bool, str, str]:
+    return not claimant.serving, claimant.created, claimant.uid
 
 
 class _Table:

@@ -46,6 +46,25 @@ def warning(path: str, reason: str, message: str, line: int | None = None) -> Fi
     return Finding(Severity.WARNING, path, reason, message, line)
 
 
+MAX_DEPTH = 64
+"""Most levels of maps and lists in a resource; what walks them by recursion ends at about a thousand."""
+
+
+def too_deep(value: object) -> bool:
+    """Whether maps and lists are nested deeper than anything written by people. Walks without recursion."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def errors(findings: Iterable[Finding]) -> list[Finding]:
     """Return the errors among the findings, in their order."""
     return [finding for finding in findings if finding.severity is Severity.ERROR]

@@ -136,7 +136,7 @@ class Verifier:
 
         Checked: length, strict unpadded base64url, header (``alg`` EdDSA, ``typ`` JWT, a known ``kid``, nothing else),
         signature, types of the claims. There is no expiry to check: a token lives as long as the pod template that
-        carries it, and deleting the Worker or changing the key revokes it. Raises TokenError and nothing else.
+        carries it, and changing the key revokes all. Raises TokenError and nothing else.
         """
         if not isinstance(token, str) or len(token) > MAX_TOKEN_LENGTH:
             raise TokenError(f"a token is a text of at most {MAX_TOKEN_LENGTH} characters")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from agentos_contracts.findings import Finding, error, shown, warning
+from agentos_contracts.findings import MAX_DEPTH, Finding, error, shown, too_deep, warning
 from agentos_contracts.manifest import dependency_findings, validate_manifest, version_findings
 from agentos_contracts.model_findings import at, described, model_findings, unknown_field
 from agentos_contracts.patterns import RESERVED_SEGMENTS, Pattern, PatternError, reserved_by
@@ -16,11 +16,15 @@ from agentos_contracts.realm import RealmSpec
 from agentos_contracts.resource import API_VERSION, GROUP
 from agentos_contracts.worker import (
     BELONGS_TO_ENGINE,
+    ENGINE_NAME,
     EXACTLY_ONE_MANIFEST,
     EXACTLY_ONE_REF,
     EXACTLY_ONE_SOURCE,
     MAX_NAME_LENGTH,
+    NAME_OF_ENGINE,
     NAME_TOO_LONG,
+    TOKEN_SECRET,
+    TOKEN_SECRET_PREFIX,
     VALUE_OR_SOURCE,
     Worker,
     WorkerSpec,
@@ -34,6 +38,8 @@ _TOP_LEVEL = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 
 def validate(resource: object) -> list[Finding]:
     """Return all findings of a resource by its kind."""
+    if too_deep(resource):
+        return [error("spec", "TooDeep", f"is nested more than {MAX_DEPTH} levels deep; flatten it")]
     kind = resource.get("kind") if isinstance(resource, dict) else None
     if kind == "Worker":
         return validate_worker(resource)
@@ -50,6 +56,8 @@ def validate(resource: object) -> list[Finding]:
 
 def validate_worker(resource: object) -> list[Finding]:
     """Return all findings of a Worker: form, manifest, owned functions, versions, image."""
+    if too_deep(resource):
+        return [error("spec", "TooDeep", f"is nested more than {MAX_DEPTH} levels deep; flatten it")]
     found, spec = _resource_findings(resource, "Worker")
     if spec is None:
         return found
@@ -62,8 +70,12 @@ def validate_worker(resource: object) -> list[Finding]:
         found += validate_manifest(manifest, "spec.manifest")
     found += _env_findings(spec.get("env"))
     found += _env_from_findings(spec.get("envFrom"))
+    found += _token_findings(spec)
     found += owns_findings(spec.get("owns"), "spec.owns")
     found += version_findings(spec.get("version") or None, "spec.version")
+    metadata = resource.get("metadata") if isinstance(resource, dict) else None
+    if isinstance(metadata, dict) and metadata.get("name") == ENGINE_NAME:
+        found.append(error("metadata.name", "Reserved", NAME_OF_ENGINE))
     name = manifest.get("name") if isinstance(manifest, dict) else None
     found += dependency_findings(spec.get("dependencies"), "spec.dependencies", name)
     if isinstance(manifest, dict):
@@ -193,6 +205,21 @@ def _env_from_findings(env_from: object) -> list[Finding]:
         for index, source in enumerate(env_from if isinstance(env_from, list) else [])
         if isinstance(source, dict) and _given(source, "configMapRef", "secretRef") != 1
     ]
+
+
+def _token_findings(spec: dict[str, Any]) -> list[Finding]:
+    """Return a finding for every reference to a Secret that holds a Worker's identity."""
+    found: list[Finding] = []
+    for field, holder, source in (("env", "valueFrom", "secretKeyRef"), ("envFrom", None, "secretRef")):
+        entries = spec.get(field)
+        for index, entry in enumerate(entries if isinstance(entries, list) else []):
+            outer = entry.get(holder) if isinstance(entry, dict) and holder else entry
+            secret = outer.get(source) if isinstance(outer, dict) else None
+            name = secret.get("name") if isinstance(secret, dict) else None
+            if isinstance(name, str) and name.startswith(TOKEN_SECRET_PREFIX):
+                path = ".".join(filter(None, (f"spec.{field}[{index}]", holder, source, "name")))
+                found.append(error(path, "Reserved", f"{shown(name)} {TOKEN_SECRET}"))
+    return found
 
 
 def _given(source: dict[str, Any], *fields: str) -> int:

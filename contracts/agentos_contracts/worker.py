@@ -55,6 +55,12 @@ _OWNS_RULES = [
 ]
 _OWNED_ENV_LIST = ", ".join(cel_text(name) for name in sorted(OWNED_ENV))
 
+TOKEN_SECRET_PREFIX = "agentos-token-"  # noqa: S105 (a name)
+"""What the names of the Secrets with the workers' identities begin with."""
+TOKEN_SECRET = "holds a Worker's identity on the bus, which no other may read; name another Secret"  # noqa: S105
+ENGINE_NAME = "agentos-engine"
+NAME_OF_ENGINE = f"{ENGINE_NAME} is the name of the realm's engine; choose another"
+
 OwnedPattern = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_LENGTH, json_schema_extra=rules(*_OWNS_RULES))]
 
 
@@ -254,6 +260,7 @@ class WorkerSpec(Model):
 
 MAX_NAME_LENGTH = 63
 NAME_TOO_LONG = f"has more than {MAX_NAME_LENGTH} characters, too many for the labels that carry it; use a shorter name"
+ENGINE_NAME_RULE = rule(f"self.metadata.name != {cel_text(ENGINE_NAME)}", f"metadata.name: {NAME_OF_ENGINE}")
 NAME_RULE = rule(f"self.metadata.name.size() <= {MAX_NAME_LENGTH}", f"metadata.name: {NAME_TOO_LONG}")
 
 FunctionIds = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=256)]

@@ -284,3 +284,48 @@ def test_a_function_claim_is_read_by_its_model():
         }
     )
     assert claim.spec.holders[0].worker == "w"
+
+
+def test_what_is_nested_too_deep_is_refused_without_walking_into_it():
+    deep: object = 1
+    for _ in range(5000):
+        deep = {"a": deep}
+    resource = {
+        "apiVersion": "agentos.dev/v1alpha1",
+        "kind": "Worker",
+        "spec": {"manifest": {"name": "w", "config": deep}},
+    }
+    for check in (validate, validate_worker):
+        assert [str(finding) for finding in check(resource)] == ["spec: is nested more than 64 levels deep; flatten it"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        (
+            {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "agentos-token-other", "key": "token"}}}]},
+            "spec.env[0].valueFrom.secretKeyRef.name",
+        ),
+        ({"envFrom": [{"secretRef": {"name": "agentos-token-other"}}]}, "spec.envFrom[0].secretRef.name"),
+    ],
+)
+def test_a_worker_cannot_read_anothers_identity(spec, path):
+    resource = {
+        "apiVersion": "agentos.dev/v1alpha1",
+        "kind": "Worker",
+        "metadata": {"name": "w"},
+        "spec": {"image": "i:1", "manifest": {"name": "w"}} | spec,
+    }
+    (found,) = validate_worker(resource)
+    assert found.path == path
+    assert "holds a Worker's identity" in found.message
+
+
+def test_a_worker_cannot_have_the_engines_name():
+    resource = {
+        "apiVersion": "agentos.dev/v1alpha1",
+        "kind": "Worker",
+        "metadata": {"name": "agentos-engine"},
+        "spec": {"image": "i:1", "manifest": {"name": "w"}},
+    }
+    assert [f.path for f in validate_worker(resource)] == ["metadata.name"]

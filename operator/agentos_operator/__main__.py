@@ -10,6 +10,7 @@ import kopf
 import uvloop
 from agentos_contracts.tokens import Identity, Role, issue
 from kopf._core.engines.peering import Identity as KopfIdentity
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from . import health, keys, watch
@@ -54,7 +55,11 @@ def _log_json(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(
         JsonFormatter(
-            ["levelname", "name", "message"], rename_fields={"levelname": "level", "name": "logger"}, timestamp="time"
+            ["levelname", "name", "message"],
+            rename_fields={"levelname": "level", "name": "logger"},
+            timestamp="time",
+            # kopf's records carry its settings, which are no text.
+            reserved_attrs=[*RESERVED_ATTRS, "settings", "k8s_ref", "k8s_skip"],
         )
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)

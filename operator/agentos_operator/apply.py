@@ -1,17 +1,22 @@
 """Makes the cluster agree with a plan: creates what is missing, replaces what differs, and leaves the rest alone."""
 
+import contextlib
 import logging
+import math
+import time
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from .api import AlreadyExists, Api
+from .api import AlreadyExists, Api, NotFound
 from .cache import Cache
 from .kinds import KINDS, Key, Object, key_of, owned_by
 from .plan.objects import applied_hash
 
 log = logging.getLogger(__name__)
 
+TRUSTED = 30.0
+"""Seconds after which an object that is not watched is compared with the cluster again, when a pass comes by."""
 WATCHED = {"Deployment", "StatefulSet"}
 SUFFIXES = {
     **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("num", start=-3)},
@@ -31,11 +36,11 @@ class NotOurs(Exception):
 
 
 class Applier:
-    """Remembers what it applied of the kinds that are not watched, so that an unchanged pass costs no request."""
+    """Remembers for a while what it applied of the kinds that are not watched, so that most passes cost no request."""
 
     def __init__(self, api: Api, cache: Cache) -> None:
         self._api, self._cache = api, cache
-        self._applied: dict[Key, tuple[str, str]] = {}
+        self._applied: dict[Key, tuple[str, str, float]] = {}
 
     async def ensure(self, wanted: Object, owner_uid: str) -> bool:
         """Brings one object about; returns whether anything was written. NotOurs when the name is somebody else's."""
@@ -43,17 +48,18 @@ class Applier:
         digest = applied_hash(wanted)
         actual = self._cache.get(KINDS[key.kind], key.namespace, key.name)
         if key.kind not in WATCHED:
-            if self._applied.get(key) == (owner_uid, digest):
+            owner, applied, when = self._applied.get(key, ("", "", -math.inf))
+            if (owner, applied) == (owner_uid, digest) and time.monotonic() < when + TRUSTED:
                 return False
         elif (
             actual is not None
             and owned_by(actual, owner_uid)
             and applied_hash(actual) == digest
-            and covers(actual["spec"], wanted["spec"])
+            and covers(_content(actual), _content(wanted))
         ):
             return False
         written = await self._write(key, wanted, actual, owner_uid)
-        self._applied[key] = (owner_uid, digest)
+        self._applied[key] = (owner_uid, digest, time.monotonic())
         return written
 
     def forget(self, owner_uid: str) -> None:
@@ -62,10 +68,13 @@ class Applier:
 
     def forget_all(self) -> None:
         """Everything is to be compared with the cluster again."""
-        self._applied.clear()
+        self._applied = {key: (owner, digest, -math.inf) for key, (owner, digest, _) in self._applied.items()}
 
     async def _write(self, key: Key, wanted: Object, actual: Object | None, owner_uid: str) -> bool:
         kind = KINDS[key.kind]
+        if actual is None and key in self._applied:
+            with contextlib.suppress(NotFound):
+                actual = await self._api.get(kind, key.namespace, key.name)
         if actual is None:
             try:
                 self._seen(await self._api.create(kind, wanted))
@@ -74,7 +83,8 @@ class Applier:
                 actual = await self._api.get(kind, key.namespace, key.name)
         if not owned_by(actual, owner_uid) and not _inherited(actual, wanted):
             raise NotOurs(key)
-        if key.kind not in WATCHED and applied_hash(actual) == applied_hash(wanted):
+        same = owned_by(actual, owner_uid) and applied_hash(actual) == applied_hash(wanted)
+        if same and covers(_content(actual), _content(wanted)):
             return False
         log.info("replacing", extra={"object": str(key)})
         self._seen(await self._api.replace(kind, merged(actual, wanted)))
@@ -83,6 +93,11 @@ class Applier:
     def _seen(self, obj: Object) -> None:
         if obj["kind"] in WATCHED:
             self._cache.put(obj)
+
+
+def _content(obj: Object) -> Object:
+    """What an object says beside its name."""
+    return {key: value for key, value in obj.items() if key not in ("apiVersion", "kind", "metadata", "status")}
 
 
 def _inherited(actual: Object, wanted: Object) -> bool:

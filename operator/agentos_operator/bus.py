@@ -68,9 +68,9 @@ class Link:
         """The connections of one Worker, by its uid."""
         return tuple(self._connections[worker_id] for worker_id in sorted(self._by_uid.get(uid, ())))
 
-    def touched(self, uid: str) -> float:
-        """When a Worker's connections last changed (monotonic); when the link went up, if they have not since."""
-        return self._touched.get(uid, self.since)
+    def touched(self, pod_uid: str) -> float:
+        """When a pod's connections last changed (monotonic); when the link went up, if they have not since."""
+        return self._touched.get(pod_uid, self.since)
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -154,7 +154,7 @@ class Link:
                 continue
             worker_id, uid = entry["worker_id"], entry["uid"]
             touched.add(uid)
-            self._touched[uid] = now
+            self._touched[entry["pod_uid"]] = now
             if entry["connected"]:
                 self._connections[worker_id] = Connection(
                     worker_id, uid, entry["pod_uid"], frozenset(entry["functions"])

@@ -10,11 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from .api import Api, until_reachable
-from .kinds import CLAIM, DEPLOYMENT, KINDS, POD, REALM, STATEFULSET, WORKER, Key, Kind, Object, key_of
-from .settings import FIELD_MANAGER, MANAGED_BY_LABEL, WORKER_UID_LABEL
+from .kinds import CLAIM, DEPLOYMENT, KINDS, POD, REALM, STATEFULSET, WORKER, Key, Kind, Object, key_of, owned_by
+from .settings import ENGINE_NAME, FIELD_MANAGER, MANAGED_BY_LABEL, WORKER_UID_LABEL
 
 log = logging.getLogger(__name__)
 
+LONG_WAIT = 6.0
+"""Seconds; an object that the watches have not brought by then is read by itself."""
 OWN_KINDS = (WORKER, REALM, CLAIM)
 CHILD_KINDS = (DEPLOYMENT, STATEFULSET, POD)
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
@@ -56,9 +58,15 @@ class Cache:
         return self._workers.get(uid)
 
     def realm_of(self, namespace: str) -> Object | None:
-        """The Realm that has this namespace: the oldest of those that name it."""
+        """The Realm that has this namespace: the one whose engine runs there, else the oldest of those that name it."""
         realms = [realm for realm in self.all(REALM, "") if realm.get("spec", {}).get("namespace") == namespace]
-        return min(realms, key=lambda r: (r["metadata"]["creationTimestamp"], r["metadata"]["uid"]), default=None)
+        engine = self.get(STATEFULSET, namespace, ENGINE_NAME) or {"metadata": {}}
+
+        def rank(realm: Object) -> tuple[bool, str, str]:
+            metadata = realm["metadata"]
+            return not owned_by(engine, metadata["uid"]), metadata["creationTimestamp"], metadata["uid"]
+
+        return min(realms, key=rank, default=None)
 
     def put(self, obj: Object) -> Object | None:
         """Takes a newer state; returns the state before (None: new). An older state than the known one is dropped."""
@@ -104,12 +112,27 @@ class Cache:
 
     async def wait_verified(self, api: Api) -> None:
         """Returns once everything that the API lists has come by the watches."""
-        delay = 0.1
-        while missing := await until_reachable(lambda: self.verify(api)):
-            log.info("waiting for the watches", extra={"missing": len(missing), "first": str(missing[0])})
+        delay, unreadable = 0.1, set[Key]()
+        while missing := set(await until_reachable(lambda: self.verify(api))) - unreadable:
+            log.info("waiting for the watches", extra={"missing": len(missing), "first": str(min(missing))})
             await asyncio.sleep(delay)
-            delay = min(delay * 2, 2.0)
+            delay *= 2
+            if delay > LONG_WAIT:
+                for key in missing - set(self._objects):
+                    if not await self._read(api, key):
+                        unreadable.add(key)
         self.verified.set()
+
+    async def _read(self, api: Api, key: Key) -> bool:
+        """Reads an object that the watch does not bring. One that nobody can read must not hold up all others."""
+        try:
+            self.put(
+                {"kind": key.kind} | await until_reachable(lambda: api.get(KINDS[key.kind], key.namespace, key.name))
+            )
+        except RecursionError:
+            log.error("an object cannot be read and is left out: it is nested too deep", extra={"object": str(key)})
+            return False
+        return True
 
 
 def _version(obj: Object) -> int:

@@ -88,8 +88,12 @@ class Controller:
                 self._queue.add(key_of(worker))
             return
         for uid in uids:
-            # Of a Worker that is gone a connection changed: its functions may be free now.
-            self._queue.add(self._cache.worker_with(uid) or Key(CLAIMS, namespace, ""))
+            # What a Worker served that is gone, or that gave it up, may be free now.
+            worker = self._cache.worker_with(uid)
+            if worker is not None:
+                self._queue.add(worker)
+            if worker is None or uid in self.context.keeping.get(namespace, ()):
+                self._queue.add(Key(CLAIMS, namespace, ""))
 
     # --- Work ---
 
@@ -97,6 +101,7 @@ class Controller:
         """The leader's work; ends only by cancellation, or by FenceLost when leadership is lost."""
         await self._cache.wait_verified(self._api)
         await until_reachable(self._default_realm)
+        self._workers.remember_all()
         self._look_at_everything()
         try:
             async with asyncio.TaskGroup() as group:

@@ -4,6 +4,7 @@ Both are made once, kept in the operator's namespace, and never leave it; engine
 """
 
 import base64
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -82,8 +83,10 @@ async def webhook_certificate(api: Api, namespace: str, host: str) -> Certificat
 
     secret = await _load_or_make(api, namespace, WEBHOOK_SECRET, fresh)
     certificate = Certificate(*(_text(secret, key) for key in ("ca.crt", "tls.crt", "tls.key")))
-    if certificate.certificate and certificate.covers(host, datetime.now(UTC)):
-        return certificate
+    # A damaged one is made anew like one that has ended.
+    with contextlib.suppress(ValueError):
+        if certificate.covers(host, datetime.now(UTC)):
+            return certificate
     renewed = _secret(namespace, WEBHOOK_SECRET, fresh())
     renewed["metadata"]["resourceVersion"] = secret["metadata"]["resourceVersion"]
     try:

@@ -43,7 +43,7 @@ class Settings:
     health_port: int = 8080
     consumers: int = 8
     """How many keys are reconciled at a time."""
-    resync: float = 600.0
+    resync: float = 300.0
     """Everything is looked at again this often, event or not."""
     engine_grace: float = 15.0
     """How long the engine may be out of reach before a Worker stops being Ready."""

@@ -3,9 +3,19 @@
 import asyncio
 import logging
 import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from agentos_contracts.reasons import POD_REFUSED
+from agentos_contracts.reasons import (
+    CLAIM_PENDING,
+    DEPENDENCY_NOT_READY,
+    ENGINE_NOT_READY,
+    ENGINE_STARTING,
+    POD_REFUSED,
+    PODS_STARTING,
+    SCALED_TO_ZERO,
+)
 
 from .api import Api, NotFound
 from .cache import Cache
@@ -18,6 +28,7 @@ from .work_queue import WorkQueue
 log = logging.getLogger(__name__)
 
 
+ON_THE_WAY = (CLAIM_PENDING, DEPENDENCY_NOT_READY, ENGINE_NOT_READY, ENGINE_STARTING, PODS_STARTING, SCALED_TO_ZERO)
 COUNT_DEBOUNCE = 0.2
 """Seconds for which a Realm's count of ready Workers is gathered: people look at it right after a Worker turned Ready."""
 
@@ -58,10 +69,15 @@ class StatusWriter:
         ready = condition_of(written, "Ready")
         if _ready(before)[:2] != _ready(status)[:2]:
             log.info("ready changed", extra={"object": str(key), "ready": ready["status"], "reason": ready["reason"]})
-            await self._recorder.record(written, ready["reason"], ready["message"], warning=ready["status"] == "False")
+            await self._recorder.record(written, ready["reason"], ready["message"], warning=_is_trouble(ready))
 
     def forget(self, key: Key) -> None:
         self._due.pop(key, None)
+
+
+def _is_trouble(ready: Mapping[str, Any]) -> bool:
+    """Whether an Event about Ready is a warning: what belongs to every start is none."""
+    return ready["status"] == "False" and ready["reason"] not in {reason.name for reason in ON_THE_WAY}
 
 
 def _urgent(status: dict[str, Any]) -> tuple[Any, ...]:
@@ -77,6 +93,7 @@ def _ready(status: dict[str, Any]) -> tuple[Any, ...]:
 
 def refused(obj: Object, status: dict[str, Any], condition: str, message: str) -> dict[str, Any]:
     """The same status, but with the cluster's refusal as the named condition and as the reason of Ready."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     told = {"status": "False", "reason": POD_REFUSED.name, "message": message}
     conditions = [c | told if c["type"] in (condition, "Ready") else c for c in status["conditions"]]
     ready = next(c for c in conditions if c["type"] == "Ready")
@@ -87,4 +104,6 @@ def refused(obj: Object, status: dict[str, Any], condition: str, message: str) -
         if before.get("status") == c["status"]:
             # Otherwise each pass would find another time, and write it.
             c["lastTransitionTime"] = before["lastTransitionTime"]
+        elif before:
+            c["lastTransitionTime"] = now
     return status | {"conditions": conditions}

@@ -6,7 +6,9 @@ tools, which apply the new Worker before they prune the old one.
 
 import asyncio
 import base64
+import json
 import logging
+import re
 import ssl
 import tempfile
 from collections.abc import AsyncIterator
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import kopf
-from agentos_contracts.findings import Finding, errors
+from agentos_contracts.findings import MAX_DEPTH, Finding, errors, too_deep
 from agentos_contracts.findings import warnings as warnings_in
 from agentos_contracts.patterns import Pattern
 from agentos_contracts.validation import validate
@@ -54,11 +56,16 @@ class Webhook:
         _load(context, certificate)
 
         async def handle(request: web.Request) -> web.Response:
+            text, body = await request.read(), None
             try:
-                body = await request.json()
+                body = json.loads(text)
+                deep = too_deep(body)
             except ValueError as error:
                 raise web.HTTPBadRequest(text="the body must be an AdmissionReview as JSON\n") from error
-            return web.json_response(await review(body))
+            except RecursionError:
+                deep = True
+            # kopf walks the object by recursion, so this has to be refused before it.
+            return web.json_response(_too_deep(text) if deep else await review(body))
 
         app = web.Application(client_max_size=MAX_REVIEW)
         app.router.add_post(PATH, handle)
@@ -147,6 +154,14 @@ def refusal(found: list[Finding]) -> str:
     """All errors of a resource as one message for ``kubectl apply``."""
     lines = [str(finding) for finding in found]
     return lines[0] if len(lines) == 1 else f"{len(lines)} errors:\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _too_deep(text: bytes) -> Object:
+    """The answer to a review of something too deep to look into; its uid is near the beginning of the text."""
+    uid = re.search(rb'"uid"\s*:\s*"([0-9a-f-]{1,64})"', text[:4096])
+    status = {"code": 422, "message": f"spec: is nested more than {MAX_DEPTH} levels deep; flatten it"}
+    answer = {"uid": uid[1].decode() if uid else "", "allowed": False, "status": status}
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": answer}
 
 
 def _load(context: ssl.SSLContext, certificate: Certificate) -> None:

@@ -24,7 +24,7 @@ def child(kind: str = "Deployment", owner: str = OWNER, owner_name: str = "wasm"
             "ownerReferences": [{"kind": "Worker", "name": owner_name, "uid": owner, "controller": True}],
         },
     }
-    return seal(made | ({"spec": {"replicas": 1} | spec} if kind != "Secret" else {"stringData": spec}))
+    return seal(made | ({"spec": {"replicas": 1} | spec} if kind != "Secret" else {"data": spec}))
 
 
 @pytest.fixture

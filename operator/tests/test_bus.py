@@ -189,22 +189,22 @@ async def test_the_moment_of_going_up_and_down_is_kept(engine, watched):
     assert watched.link.since > went_up
 
 
-async def test_touched_is_when_a_workers_connections_last_changed(engine, watched):
-    socket = await up(engine, watched, entry("c1", "w1"), entry("c2", "w2"))
-    first = watched.link.touched("w1")
+async def test_touched_is_when_a_pods_connections_last_changed(engine, watched):
+    socket = await up(engine, watched, entry("c1", "w1", pod="p1"), entry("c2", "w1", pod="p2"))
+    first = watched.link.touched("p1")
     assert watched.link.touched("quiet") == watched.link.since
-    await tell(socket, entry("c1", "w1", connected=False))
+    await tell(socket, entry("c1", "w1", pod="p1", connected=False))
     await watched.next()
-    assert watched.link.touched("w1") > first
-    assert watched.link.touched("w2") == first
+    assert watched.link.touched("p1") > first
+    assert watched.link.touched("p2") == first
 
 
-async def test_a_worker_that_a_new_snapshot_lacks_counts_as_quiet_since_the_link_went_up(engine, watched):
+async def test_a_pod_that_a_new_snapshot_lacks_counts_as_quiet_since_the_link_went_up(engine, watched):
     socket = await up(engine, watched, entry("c1", "w1"))
     await socket.close()
     await watched.next()
     await up(engine, watched)
-    assert watched.link.touched("w1") == watched.link.since
+    assert watched.link.touched("pod") == watched.link.since
 
 
 @pytest.mark.parametrize(

@@ -270,10 +270,23 @@ async def test_nothing_is_worked_on_before_the_watches_have_shown_everything(run
 
     unseen = api.seed(worker())
     happening, _ = running(work)
-    await asyncio.sleep(30)
+    await asyncio.sleep(3)
     assert done == []
     happening.sees(unseen)
     await asyncio.sleep(30)
+    assert CLAIMS in done
+
+
+async def test_what_a_watch_never_brings_is_read_by_itself(running, api):
+    done: list[Key] = []
+
+    async def work(key: Key) -> None:
+        done.append(key)
+
+    api.seed(worker())
+    happening, _ = running(work)
+    await asyncio.sleep(60)
+    assert happening.cache.get(WORKER, "team", "wasm")
     assert CLAIMS in done
 
 
@@ -356,8 +369,8 @@ async def test_a_new_worker_gets_its_claim_then_its_objects_then_its_status(happ
     await happening.settle()
     assert [(verb, kind) for verb, kind, _ in api.writes] == [
         ("create", "FunctionClaim"),
-        ("create", "ServiceAccount"),
         ("create", "Secret"),
+        ("create", "ServiceAccount"),
         ("create", "Deployment"),
         ("patch status", "Worker"),
         ("create", "Event"),

@@ -40,15 +40,20 @@ def claim(segment: str, *holders: tuple[str, str], version: str = "7") -> dict:
 
 
 def decide(
-    *workers: dict, claims: tuple[dict, ...] = (), lingering: tuple[str, ...] = (), pods: tuple[str, ...] | None = None
+    *workers: dict,
+    claims: tuple[dict, ...] = (),
+    lingering: tuple[str, ...] = (),
+    pods: tuple[str, ...] = (),
+    serving: tuple[str, ...] = (),
 ) -> ClaimsPlan:
-    """``lingering``: names of Workers that are gone but may still answer; ``pods``: those that have pods (None: all)."""
+    """Names of Workers: ``lingering`` ones are gone but may still answer, ``pods`` have pods, ``serving`` serve what they had."""
     return plan(
         ClaimsInput(
             REALM,
             workers,
             claims,
-            lambda uid: pods is None or uid.removesuffix("-uid") in pods,
+            lambda uid, pattern: uid.removesuffix("-uid") in serving,
+            lambda uid: uid.removesuffix("-uid") in pods,
             lambda uid: uid.removesuffix("-uid") in lingering,
             NOW,
         )
@@ -143,6 +148,22 @@ def test_of_a_claim_with_other_holders_only_the_one_who_left_is_removed():
 def test_a_worker_that_edits_its_patterns_gives_up_the_old_ones():
     answer = decide(worker("a", "new"), claims=(claim("old", ("old::*", "a")),))
     assert writes(answer) == (["new"], [], ["old"])
+
+
+def test_a_pattern_that_was_given_up_stays_with_its_holder_while_its_pods_serve_it():
+    recorded = (claim("old", ("old::*", "a")),)
+    editing, waiting = worker("a", "new"), worker("b", "old", day=2)
+    during = decide(editing, waiting, claims=recorded, pods=("a",), serving=("a",))
+    assert writes(during) == (["new"], [], [])
+    assert during.waiting["b-uid"][0].message == "old::* is held by Worker a"
+    assert during.keeping == {"a-uid"}
+    after = decide(editing, waiting, claims=(*recorded, claim("new", ("new::*", "a"))), pods=("a",))
+    assert [h["worker"] for c in after.replace for h in c["spec"]["holders"]] == ["b"]
+
+
+def test_when_a_record_is_lost_the_worker_that_runs_gets_it_back_before_older_ones_that_wait():
+    answer = decide(worker("older", "wasm"), worker("running", "wasm", day=9), pods=("running",))
+    assert [h["worker"] for c in answer.create for h in c["spec"]["holders"]] == ["running"]
 
 
 def test_a_holder_is_never_dispossessed_by_an_older_worker():

@@ -1,5 +1,6 @@
 """What is decided for one Worker, from a snapshot of all that is known."""
 
+import base64
 import copy
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,7 @@ STAMP, EARLIER = "2026-01-02T03:04:05Z", "2026-01-01T00:00:00Z"
 GATE = "agentos.dev/registered"
 LOGS = "look at its logs: kubectl logs -n team -l agentos.dev/worker-uid=w-uid"
 MANIFEST = {"iii": "v1", "name": "wasm", "version": "1.2.3"}
-LINKED = EngineView("prod", ready=True, linked=True, up_for=100, down_for=0)
+LINKED = EngineView("prod", linked=True, up_for=100, down_for=0)
 
 
 def worker(spec: dict | None = None, conditions: dict[str, str] | None = None, **metadata: Any) -> dict:
@@ -112,7 +113,10 @@ def snapshot(**changes: Any) -> WorkerInput:
         "token": "header.claims.signature",
         "grace": 15.0,
     }
-    return WorkerInput(**values | changes)
+    values |= changes
+    if not isinstance(values["quiet_for"], dict):
+        values["quiet_for"] = dict.fromkeys(("pod-1", "pod-2"), values["quiet_for"])
+    return WorkerInput(**values)
 
 
 def fresh(**changes: Any) -> WorkerInput:
@@ -138,9 +142,9 @@ def clash(pattern: str = "wasm::*", held: str = "wasm::*", holder: str = "old") 
     return Clash(Pattern(pattern), Holder(held, holder, "old-uid", EARLIER), Pattern(held))
 
 
-OUTAGE = EngineView("prod", ready=True, linked=False, up_for=0, down_for=16)
-BREAK = EngineView("prod", ready=True, linked=False, up_for=0, down_for=4)
-STARTING = EngineView("prod", ready=False, linked=False, up_for=0, down_for=1)
+OUTAGE = EngineView("prod", linked=False, up_for=0, down_for=16)
+BREAK = EngineView("prod", linked=False, up_for=0, down_for=4)
+STARTING = EngineView("prod", linked=False, up_for=0, down_for=1)
 UNREACHABLE = (
     "the engine of realm prod cannot be reached at agentos-engine.team.svc:49134; "
     "see kubectl describe realm prod and kubectl logs -n team agentos-engine-0"
@@ -233,7 +237,7 @@ TABLE = [
     ("link down longer", snapshot(engine=OUTAGE), "EngineLinked", False, reasons.ENGINE_UNREACHABLE, UNREACHABLE),
     (
         "engine and link down longer",
-        snapshot(engine=EngineView("prod", ready=False, linked=False, up_for=0, down_for=15)),
+        snapshot(engine=EngineView("prod", linked=False, up_for=0, down_for=15)),
         "EngineLinked",
         False,
         reasons.ENGINE_UNREACHABLE,
@@ -553,12 +557,12 @@ def test_nothing_is_started_for(changes):
     assert condition(answer, "Available")["reason"] == condition(answer, "Registered")["reason"] == "NotStarted"
 
 
-def test_a_worker_starts_with_account_token_and_deployment_in_that_order():
-    assert kinds(plan(fresh())) == ["ServiceAccount", "Secret", "Deployment"]
+def test_a_worker_starts_with_token_account_and_deployment_in_that_order():
+    assert kinds(plan(fresh())) == ["Secret", "ServiceAccount", "Deployment"]
 
 
 def test_a_worker_starts_while_the_engine_is_away():
-    assert kinds(plan(fresh(engine=OUTAGE))) == ["ServiceAccount", "Secret", "Deployment"]
+    assert kinds(plan(fresh(engine=OUTAGE))) == ["Secret", "ServiceAccount", "Deployment"]
 
 
 def test_no_account_is_made_for_a_worker_that_names_one():
@@ -577,7 +581,7 @@ def test_no_account_is_made_for_a_worker_that_names_one():
 )
 def test_dependencies_gate_only_the_first_start(providers):
     answer = plan(snapshot(spec={"dependencies": {"memory": "^1"}}, providers=providers))
-    assert kinds(answer) == ["ServiceAccount", "Secret", "Deployment"]
+    assert kinds(answer) == ["Secret", "ServiceAccount", "Deployment"]
     assert not answer.stop
     told = condition(answer, "DependenciesReady")
     assert (told["status"], told["reason"]) == ("True", "Satisfied")
@@ -686,7 +690,7 @@ def test_a_worker_that_owns_nothing_answers_by_being_connected():
 
 
 def up(seconds: float) -> EngineView:
-    return EngineView("prod", ready=True, linked=True, up_for=seconds, down_for=0)
+    return EngineView("prod", linked=True, up_for=seconds, down_for=0)
 
 
 LOST = [
@@ -727,8 +731,8 @@ AGAIN = [
     ("link down for good", {"engine": OUTAGE}, None),
     ("connection gone for 5 s", {"connections": (), "quiet_for": 5.0}, 10.1),
     ("link back for 3 s, connection not yet", {"connections": (), "engine": up(3), "quiet_for": 100.0}, 12.1),
-    ("gate closed already", {"connections": (), "pods": [pod(gate=False)]}, None),
-    ("starting", {"connections": (), "pods": [pod(gate=None)], "quiet_for": 1.0}, None),
+    ("gate closed already, what is not watched may be amiss", {"connections": (), "pods": [pod(gate=False)]}, 30.0),
+    ("starting", {"connections": (), "pods": [pod(gate=None)], "quiet_for": 1.0}, 30.0),
 ]
 
 
@@ -878,7 +882,7 @@ def test_the_deployment_tells_its_container_where_the_engine_is():
     assert container["name"] == "worker"
     assert container["image"] == "wasm:1.2.3"
     assert container["env"] == [
-        {"name": "AGENTOS_TOKEN", "valueFrom": {"secretKeyRef": {"name": "wasm-token", "key": "token"}}},
+        {"name": "AGENTOS_TOKEN", "valueFrom": {"secretKeyRef": {"name": "agentos-token-wasm", "key": "token"}}},
         {"name": "POD_UID", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}},
         {"name": "III_URL", "value": "ws://agentos-engine.team.svc:49134/w/$(AGENTOS_TOKEN)/$(POD_UID)"},
         {"name": "III_WORKER_NAME", "value": "wasm"},
@@ -980,7 +984,7 @@ def test_a_new_token_rolls_the_pods_and_only_its_hash_is_in_the_template():
         return children[-1]["spec"]["template"]["metadata"]["annotations"]["agentos.dev/token-hash"]
 
     assert told(before) != told(after)
-    assert before[1]["stringData"] == {"token": "header.claims.signature"}
+    assert before[0]["data"] == {"token": base64.b64encode(b"header.claims.signature").decode()}
     assert "header.claims.signature" not in str(before[-1])
 
 

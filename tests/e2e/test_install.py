@@ -95,7 +95,7 @@ def test_the_bus_tells_a_stranger_why_and_closes(cluster: Cluster) -> None:
 def test_no_log_holds_a_token(cluster: Cluster) -> None:
     cluster.kubectl("apply", "-f", str(demo.ROOT / "examples" / "wasm-sandbox.yaml"))
     until_ready(cluster, "wasm-sandbox")
-    token = base64.b64decode(get(cluster, "secret", "wasm-sandbox-token")["data"]["token"]).decode()
+    token = base64.b64decode(get(cluster, "secret", "agentos-token-wasm-sandbox")["data"]["token"]).decode()
     key = base64.b64decode(get(cluster, "secret", "agentos-identity", demo.NAMESPACE)["data"]["key"]).decode()
     pods = (
         (demo.NAMESPACE, "deploy/agentos-operator"), (NAMESPACE, "agentos-engine-0"), (NAMESPACE, "deploy/wasm-sandbox"),

@@ -11,6 +11,7 @@ from agentos_contracts.patterns import Pattern, PatternError, claim_name, reserv
 
 from ..kinds import Object
 from ..settings import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
+from .objects import owner_references
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class ClaimsInput:
     realm: Object
     workers: Sequence[Object]
     claims: Sequence[Object]
+    serves: Callable[[str, Pattern], bool]
+    """Whether a Worker's pods still serve a function of the pattern, or may do so."""
     started: Callable[[str], bool]
     lingers: Callable[[str], bool]
     now: datetime
@@ -36,6 +39,8 @@ class ClaimsPlan:
     replace: tuple[Object, ...]
     delete: tuple[Object, ...]
     waiting: Mapping[str, tuple[Clash, ...]]
+    keeping: frozenset[str]
+    """Uids of Workers that hold a pattern which they do not claim any more: each change on the bus may free it."""
 
     @property
     def writes(self) -> int:
@@ -45,15 +50,12 @@ class ClaimsPlan:
 def plan(i: ClaimsInput) -> ClaimsPlan:
     """Decides for a whole realm at once. Pure."""
     recorded = {claim["spec"]["segment"]: holders(claim) for claim in i.claims}
-    living = [
-        claimant(w, i.started(w["metadata"]["uid"]), recorded)
-        for w in i.workers
-        if not w["metadata"].get("deletionTimestamp")
-    ]
+    living = [claimant(w, i, recorded) for w in i.workers if not w["metadata"].get("deletionTimestamp")]
+    keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, recorded))
     assignment = assign(
         [*living, *_leaving(recorded, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ")
     )
-    return _difference(i, assignment)
+    return _difference(i, assignment, keeping)
 
 
 def patterns_of(worker: Object) -> tuple[Pattern, ...]:
@@ -70,12 +72,33 @@ def patterns_of(worker: Object) -> tuple[Pattern, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def claimant(worker: Object, started: bool, recorded: Mapping[str, tuple[Holder, ...]]) -> Claimant:
-    """A Worker as one who claims. A mistake in spec.owns leaves it what it holds, as it leaves alone what runs."""
+def claimant(worker: Object, i: ClaimsInput, recorded: Mapping[str, tuple[Holder, ...]]) -> Claimant:
+    """A Worker as one who claims.
+
+    A mistake in spec.owns leaves it what it holds, as it leaves alone what runs. A pattern that it gave up stays its own as
+    long as its pods still serve it, so that nobody else does at the same time.
+    """
     metadata, wanted = worker["metadata"], patterns_of(worker)
-    if not wanted and worker.get("spec", {}).get("owns"):
-        wanted = _patterns(h for held in recorded.values() for h in held if h.uid == metadata["uid"])
-    return Claimant(metadata["name"], metadata["uid"], metadata["creationTimestamp"], wanted, started=started)
+    uid = metadata["uid"]
+    held = _patterns(h for holders in recorded.values() for h in holders if h.uid == uid)
+    mistaken = not wanted and bool(worker.get("spec", {}).get("owns"))
+    kept = tuple(pattern for pattern in held if pattern not in wanted and (mistaken or i.serves(uid, pattern)))
+    started = i.started(uid)
+    return Claimant(
+        metadata["name"],
+        uid,
+        metadata["creationTimestamp"],
+        wanted + kept,
+        started=started,
+        serving=started and not held,
+    )
+
+
+def gives_up(worker: Object, recorded: Mapping[str, tuple[Holder, ...]]) -> bool:
+    """Whether a Worker holds a pattern that it does not claim any more."""
+    wanted = {pattern.text for pattern in patterns_of(worker)}
+    uid = worker["metadata"]["uid"]
+    return any(h.uid == uid and h.pattern not in wanted for holders in recorded.values() for h in holders)
 
 
 def _patterns(held: Iterable[Holder]) -> tuple[Pattern, ...]:
@@ -108,7 +131,7 @@ def _leaving(
     ]
 
 
-def _difference(i: ClaimsInput, assignment: Assignment) -> ClaimsPlan:
+def _difference(i: ClaimsInput, assignment: Assignment, keeping: frozenset[str]) -> ClaimsPlan:
     existing = {claim["spec"]["segment"]: claim for claim in i.claims}
     create, replace, delete = [], [], []
     for segment, wanted in sorted(assignment.holders.items()):
@@ -120,7 +143,7 @@ def _difference(i: ClaimsInput, assignment: Assignment) -> ClaimsPlan:
             delete.append(claim)
         elif holders(claim) != wanted:
             replace.append(_claim(i.realm, segment, wanted, claim["metadata"]["resourceVersion"]))
-    return ClaimsPlan(tuple(create), tuple(replace), tuple(delete), assignment.waiting)
+    return ClaimsPlan(tuple(create), tuple(replace), tuple(delete), assignment.waiting, keeping)
 
 
 def _claim(realm: Object, segment: str, wanted: Sequence[Holder], resource_version: str | None = None) -> Object:
@@ -128,16 +151,7 @@ def _claim(realm: Object, segment: str, wanted: Sequence[Holder], resource_versi
         "name": claim_name(segment),
         "namespace": realm["spec"]["namespace"],
         "labels": {MANAGED_BY_LABEL: FIELD_MANAGER, REALM_LABEL: realm["metadata"]["name"]},
-        "ownerReferences": [
-            {
-                "apiVersion": realm["apiVersion"],
-                "kind": realm["kind"],
-                "name": realm["metadata"]["name"],
-                "uid": realm["metadata"]["uid"],
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
+        "ownerReferences": owner_references(realm),
     }
     if resource_version:
         metadata["resourceVersion"] = resource_version

@@ -1,11 +1,13 @@
 """The objects that a Worker and a Realm are made of, as JSON. Everything passes Pod Security "restricted"."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from agentos_contracts.effective import Effective
+from agentos_contracts.worker import TOKEN_SECRET_PREFIX
 
 from ..kinds import Object
 from ..settings import (
@@ -39,10 +41,11 @@ def engine_host(namespace: str) -> str:
 
 
 def token_secret_name(worker: str) -> str:
-    return f"{worker}-token"
+    return f"{TOKEN_SECRET_PREFIX}{worker}"
 
 
-def _owner(owner: Object) -> list[dict[str, Any]]:
+def owner_references(owner: Object) -> list[dict[str, Any]]:
+    """By which an object is its owner's alone, and goes with it."""
     return [
         {
             "apiVersion": owner["apiVersion"],
@@ -98,7 +101,7 @@ def _worker_metadata(worker: Object, realm: str, name: str | None = None) -> dic
         "name": name or worker["metadata"]["name"],
         "namespace": worker["metadata"]["namespace"],
         "labels": worker_labels(worker, realm),
-        "ownerReferences": _owner(worker),
+        "ownerReferences": owner_references(worker),
     }
 
 
@@ -117,8 +120,15 @@ def worker_service_account(worker: Object, realm: str) -> Object:
 def worker_token_secret(worker: Object, realm: str, token: str) -> Object:
     """The worker's identity on the bus; deleting the Worker deletes it."""
     metadata = _worker_metadata(worker, realm, token_secret_name(worker["metadata"]["name"]))
+    data = {"token": base64.b64encode(token.encode()).decode()}
     return seal(
-        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "stringData": {"token": token}}
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": metadata,
+            "type": "Opaque",
+            "data": data,
+        }
     )
 
 
@@ -192,7 +202,7 @@ def _realm_metadata(realm: Object) -> dict[str, Any]:
         "name": ENGINE_NAME,
         "namespace": realm["spec"]["namespace"],
         "labels": realm_labels(realm),
-        "ownerReferences": _owner(realm),
+        "ownerReferences": owner_references(realm),
     }
 
 
@@ -200,7 +210,7 @@ def realm_namespace(realm: Object) -> Object:
     """The namespace, for a Realm that has to make it. With ``deletionPolicy: Delete`` it goes with the Realm."""
     metadata: dict[str, Any] = {"name": realm["spec"]["namespace"], "labels": realm_labels(realm)}
     if realm["spec"].get("deletionPolicy") == "Delete":
-        metadata["ownerReferences"] = _owner(realm)
+        metadata["ownerReferences"] = owner_references(realm)
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 

@@ -39,11 +39,13 @@ from agentos_contracts.semver import Range
 from ..bus import Connection
 from ..kinds import DEPLOYMENT, Object
 from ..settings import BUS_PORT, REGISTERED_GATE, WORKER_UID_LABEL
-from .conditions import Verdict, build_conditions, is_true
+from .conditions import Verdict, build_conditions, is_true, summarize
 from .objects import applied_hash, engine_host, worker_deployment, worker_service_account, worker_token_secret
 from .pods import containers_ready, live, refusal, trouble
 
 FUNCTIONS_SHOWN = 256
+UNREADY_RETRY = 30.0
+"""Seconds after which a Worker that runs and is not Ready is looked at again without any event."""
 ClusterObject = Mapping[str, Any]
 
 
@@ -52,7 +54,6 @@ class EngineView:
     """A realm's engine as this Worker sees it. ``up_for`` and ``down_for``: how long the operator has had a link, or none, in seconds."""
 
     realm: str
-    ready: bool
     linked: bool
     up_for: float
     down_for: float
@@ -91,8 +92,8 @@ class WorkerInput:
     deployment: Object | None
     pods: Sequence[Object]
     connections: Sequence[Connection]
-    quiet_for: float
-    """Seconds since this Worker's connections last changed."""
+    quiet_for: Mapping[str, float]
+    """Seconds since the connections of each pod, by its uid, last changed."""
     token: str
     grace: float
 
@@ -139,26 +140,32 @@ def plan(i: WorkerInput) -> WorkerPlan:
     runs = (started and not stop) or bool(children)
     verdicts[WorkerCondition.AVAILABLE] = available(i) if runs else Verdict(False, NOT_STARTED)
     verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)
+    ready = summarize(verdicts).ok or not runs
     gates = tuple((pod, gate(i, pod)) for pod in live(i.pods) if gate(i, pod) != is_true(pod, REGISTERED_GATE))
-    return WorkerPlan(children, stop, gates, _status(i, verdicts, children, running=runs), _requeue(i))
+    return WorkerPlan(children, stop, gates, _status(i, verdicts, children, running=runs), _requeue(i, ready))
 
 
-def _requeue(i: WorkerInput) -> float | None:
+def _requeue(i: WorkerInput, ready: bool) -> float | None:
     """When a grace ends that this plan relied on."""
     if i.engine is None:
         return None
     if not i.engine.linked:
         return i.grace - i.engine.down_for + 0.1 if i.engine.down_for < i.grace else None
-    waiting = any(gate(i, pod) and not _pod_answers(i, pod) for pod in live(i.pods))
-    return i.grace - min(i.quiet_for, i.engine.up_for) + 0.1 if waiting else None
+    grace = [
+        i.grace - min(i.quiet_for.get(pod["metadata"]["uid"], 0.0), i.engine.up_for) + 0.1
+        for pod in live(i.pods)
+        if gate(i, pod) and not _pod_answers(i, pod)
+    ]
+    # What is not watched may be what keeps it from being Ready, so that is looked at again.
+    return min([*grace, *([] if ready else [UNREADY_RETRY])], default=None)
 
 
 def _children(i: WorkerInput, effective: Effective, realm: str) -> tuple[Object, ...]:
     accounts = () if i.worker["spec"].get("serviceAccountName") else (worker_service_account(i.worker, realm),)
     token_hash = hashlib.sha256(i.token.encode()).hexdigest()[:16]
     return (
-        *accounts,
         worker_token_secret(i.worker, realm, i.token),
+        *accounts,
         worker_deployment(i.worker, realm, effective, token_hash),
     )
 
@@ -188,7 +195,7 @@ def engine_linked(i: WorkerInput) -> Verdict:
     if i.engine.linked:
         return Verdict(True, LINKED)
     if i.engine.down_for < i.grace:
-        if _was_linked(i):
+        if is_true(i.worker, WorkerCondition.ENGINE_LINKED):
             return Verdict(True, LINKED, f"the link to the engine has been down for less than {i.grace:.0f} s")
         return Verdict(
             False,
@@ -298,17 +305,16 @@ def gate(i: WorkerInput, pod: Object) -> bool:
     """
     if _pod_answers(i, pod):
         return True
-    settled = i.engine is not None and i.engine.linked and min(i.engine.up_for, i.quiet_for) >= i.grace
+    settled = (
+        i.engine is not None
+        and i.engine.linked
+        and min(i.engine.up_for, i.quiet_for.get(pod["metadata"]["uid"], 0.0)) >= i.grace
+    )
     return is_true(pod, REGISTERED_GATE) and not settled
 
 
 def _pod_answers(i: WorkerInput, pod: Object) -> bool:
     return answers(i.wanted, pod_connections(i.connections, pod))
-
-
-def _was_linked(i: WorkerInput) -> bool:
-    conditions = i.worker.get("status", {}).get("conditions", ())
-    return any(c["type"] == WorkerCondition.ENGINE_LINKED and c["status"] == "True" for c in conditions)
 
 
 # --- The bus ---

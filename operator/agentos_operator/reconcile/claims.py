@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+from agentos_contracts.patterns import Pattern
+
 from ..api import ApiError
 from ..kinds import CLAIM, DEPLOYMENT, WORKER, Key
 from ..metrics import CLAIM_WRITES
@@ -48,7 +50,12 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
     def started(uid: str) -> bool:
         return uid in deployed or uid in context.starting or bool(cache.pods_of(namespace, uid))
 
-    plan = claims.plan(claims.ClaimsInput(realm, workers, recorded, started, lingers, datetime.now(UTC)))
+    def serves(uid: str, pattern: Pattern) -> bool:
+        if link is None or not link.up:
+            return bool(cache.pods_of(namespace, uid))
+        return any(pattern.matches(function_id) for connection in link.of(uid) for function_id in connection.functions)
+
+    plan = claims.plan(claims.ClaimsInput(realm, workers, recorded, serves, started, lingers, datetime.now(UTC)))
     for claim in plan.create:
         cache.put(await api.create(CLAIM, claim))
     for claim in plan.replace:
@@ -60,6 +67,7 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
     CLAIM_WRITES.inc(plan.writes)
     before = context.waiting.get(namespace, {})
     context.waiting[namespace] = dict(plan.waiting)
+    context.keeping[namespace] = plan.keeping
     written = {holder.uid for claim in (*plan.create, *plan.replace) for holder in claims.holders(claim)}
     return {
         worker_key(worker)

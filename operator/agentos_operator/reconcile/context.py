@@ -35,6 +35,8 @@ class Context:
     status: StatusWriter
     waiting: dict[str, dict[str, tuple[Clash, ...]]] = field(default_factory=dict)
     """Namespace → Worker uid → the clashes for which it waits."""
+    keeping: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Namespace → uids of Workers whose given-up patterns are freed when their pods stop serving them."""
     dirty: defaultdict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))
     """Namespace → Workers to look at once its claims are decided."""
     starting: set[str] = field(default_factory=set)

@@ -15,6 +15,7 @@ from ..status import refused
 from .context import REFUSED_RETRY, Context
 
 TERMINATING_RETRY = 5.0
+UNREADY_RETRY = 30.0
 
 
 async def reconcile(context: Context, key: Key) -> None:
@@ -50,6 +51,9 @@ async def reconcile(context: Context, key: Key) -> None:
         # Namespaces are not watched, and what was made in this one goes with it.
         context.applier.forget(realm["metadata"]["uid"])
         context.queue.add(key, TERMINATING_RETRY)
+    elif not is_true({"status": status}, "Ready"):
+        # What is not watched (its ServiceAccount, its Service) may be what is missing.
+        context.queue.add(key, UNREADY_RETRY)
     if not snapshot.linked and snapshot.down_for < snapshot.grace:
         context.queue.add(key, snapshot.grace - snapshot.down_for + 0.1)
 
@@ -130,7 +134,8 @@ async def _gone(context: Context, name: str) -> None:
     await context.links.drop(name)
     for statefulset in context.cache.all(STATEFULSET):
         metadata = statefulset["metadata"]
-        if metadata["labels"].get(REALM_LABEL) != name:
+        owners = [ref["name"] for ref in metadata.get("ownerReferences", ()) if ref["kind"] == REALM.kind]
+        if metadata["labels"].get(REALM_LABEL) != name or owners != [name]:
             continue
         if not metadata.get("deletionTimestamp"):
             # The garbage collector would do it as well, but learns of new kinds only every 30 s.

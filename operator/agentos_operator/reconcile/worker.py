@@ -46,6 +46,16 @@ class WorkerReconciler:
         """Workers that read their manifest from this ConfigMap."""
         return [worker for worker, used in self._config_maps.items() if used == (namespace, name)]
 
+    def remember_all(self) -> None:
+        """Takes what others may depend on from the status that an operator before this one wrote."""
+        for worker in self._context.cache.all(WORKER):
+            metadata, spec = worker["metadata"], worker.get("spec", {})
+            manifest = spec.get("manifest") if isinstance(spec.get("manifest"), dict) else {}
+            name, version = manifest.get("name") or metadata["name"], worker.get("status", {}).get("version")
+            self._facts[metadata["uid"]] = planner.Dependency(
+                metadata["name"], name, version or None, is_true(worker, "Ready")
+            )
+
     def seen(self, uid: str) -> None:
         """A new Worker came by the watch: its objects are timed from here."""
         self._first_seen[uid] = time.monotonic()
@@ -68,7 +78,7 @@ class WorkerReconciler:
         plan = planner.plan(snapshot)
         status = plan.status
         for pod, answers in plan.gates:
-            await self._set_gate(pod, answers, snapshot.quiet_for)
+            await self._set_gate(pod, answers, snapshot.quiet_for.get(pod["metadata"]["uid"], 0.0))
         self._context.starting.add(uid)
         try:
             for child in plan.children:
@@ -154,6 +164,7 @@ class WorkerReconciler:
             realm = None
         realm_name = realm["metadata"]["name"] if realm else ""
         link = context.links.get(realm_name)
+        pods = context.cache.pods_of(key.namespace, uid)
         wanted, known = patterns_of(worker), _effective(worker, manifest, findings)
         claims = [context.cache.get(CLAIM, key.namespace, claim_name(pattern.segment)) for pattern in wanted]
         return planner.WorkerInput(
@@ -169,9 +180,11 @@ class WorkerReconciler:
             providers=self._providers(key.namespace) if known and known.dependencies else (),
             built_in=BUILT_IN_WORKERS,
             deployment=deployment,
-            pods=context.cache.pods_of(key.namespace, uid),
+            pods=pods,
             connections=link.of(uid) if link else (),
-            quiet_for=time.monotonic() - link.touched(uid) if link else 0.0,
+            quiet_for={pod["metadata"]["uid"]: time.monotonic() - link.touched(pod["metadata"]["uid"]) for pod in pods}
+            if link
+            else {},
             token=self._token(realm_name, key, worker) if realm else "",
             grace=context.settings.engine_grace,
         )
@@ -189,7 +202,6 @@ class WorkerReconciler:
         link = self._context.links.get(name)
         return planner.EngineView(
             realm=name,
-            ready=is_true(realm, "EngineAvailable"),
             linked=link is not None and link.up,
             up_for=self._context.links.up_for(name),
             down_for=self._context.links.down_for(name),
