@@ -73,6 +73,14 @@ def test_all_errors_are_told_at_once(cluster: Cluster) -> None:
         assert path in refused.stderr
 
 
+def test_what_is_nested_too_deep_is_refused(cluster: Cluster) -> None:
+    deep: object = 1
+    for _ in range(100):
+        deep = {"a": deep}
+    refused = apply(cluster, worker("bad", "bad::one", manifest={"name": "bad", "config": deep}), check=False)
+    assert "spec: is nested more than 64 levels deep; flatten it" in refused.stderr
+
+
 @pytest.fixture
 def without_webhook(cluster: Cluster) -> Iterator[Cluster]:
     """The webhook sees no Worker of the namespace for the while, as if it were down."""

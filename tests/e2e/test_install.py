@@ -61,7 +61,8 @@ def test_the_operator_is_never_refused_by_rbac(cluster: Cluster) -> None:
     refused = []
     for line in cluster.audit_log.read_text().splitlines():
         event = json.loads(line)
-        if "agentos-operator" in event["user"]["username"] and event.get("responseStatus", {}).get("code") == 403:
+        decision = event.get("annotations", {}).get("authorization.k8s.io/decision")
+        if "agentos-operator" in event["user"]["username"] and decision == "forbid":
             refused.append((event["verb"], event.get("requestURI")))
     assert not refused
     operator = f"system:serviceaccount:{demo.NAMESPACE}:agentos-operator"

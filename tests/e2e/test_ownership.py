@@ -59,6 +59,32 @@ def test_an_edit_never_takes_a_function_from_its_holder(cluster: Cluster) -> Non
     assert condition(get(cluster, "worker", "newer"), "Ready")[0] == "True"
 
 
+def test_a_pattern_that_is_given_up_is_free_only_when_no_pod_serves_it_any_more(cluster: Cluster) -> None:
+    apply(cluster, worker("giver", "kept::one", "given::one", owns=["kept::*", "given::*"]))
+    until_ready(cluster, "giver")
+    apply(cluster, worker("taker", "given::one", owns=["given::*"]))
+    until_condition(cluster, "taker", "FunctionsClaimed", "False", "Clash")
+    apply(cluster, worker("giver", "kept::one", "given::one", owns=["kept::*"]))
+    generation = get(cluster, "worker", "giver")["metadata"]["generation"]
+    until("the edit was seen", lambda: get(cluster, "worker", "giver")["status"]["observedGeneration"] == generation)
+    assert condition(get(cluster, "worker", "taker"), "Ready")[1] == "Clash"
+    apply(cluster, worker("giver", "kept::one", owns=["kept::*"]))
+    until_ready(cluster, "giver", "taker")
+
+
+def test_a_claim_that_is_deleted_by_hand_goes_back_to_the_worker_that_runs(cluster: Cluster) -> None:
+    apply(cluster, worker("holds-both", "hand::one", owns=["hand::*"]))
+    until_ready(cluster, "holds-both")
+    apply(cluster, worker("waits", "hand::one", owns=["hand::*"]))
+    until_condition(cluster, "waits", "FunctionsClaimed", "False", "Clash")
+    before = get(cluster, "functionclaim", "hand")["metadata"]["uid"]
+    cluster.kubectl("delete", "functionclaim", "hand", "-n", "default")
+    claim = until("the claim is recorded again", lambda: get(cluster, "functionclaim", "hand"))
+    assert claim["metadata"]["uid"] != before
+    assert [h["worker"] for h in claim["spec"]["holders"]] == ["holds-both"]
+    assert condition(get(cluster, "worker", "holds-both"), "Ready")[0] == "True"
+
+
 def test_the_api_server_itself_refuses_overlapping_holders(cluster: Cluster) -> None:
     def holder(pattern: str, name: str) -> dict[str, str]:
         return {"pattern": pattern, "worker": name, "uid": f"uid-{name}", "since": "2026-01-01T00:00:00Z"}

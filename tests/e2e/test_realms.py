@@ -57,6 +57,15 @@ def test_a_namespace_belongs_to_one_realm(realms: Cluster) -> None:
     assert condition(get(realms, "realm", "default", ""), "Ready")[0] == "True"
 
 
+def test_of_two_realms_made_at_once_for_one_namespace_one_has_it_and_works(realms: Cluster) -> None:
+    apply(realms, realm("side"), realm("rival", namespace="side"))
+
+    def settled() -> list[str]:
+        return sorted(condition(get(realms, "realm", name, ""), "Ready")[1] for name in ("side", "rival"))
+
+    until("one is Ready, the other told", lambda: settled() == ["NamespaceTaken", "Ready"])
+
+
 def test_the_operators_own_namespace_is_no_realms(realms: Cluster) -> None:
     refused = apply(realms, realm("rival", namespace="agentos-system"), check=False)
     assert (
