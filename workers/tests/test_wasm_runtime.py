@@ -390,3 +390,59 @@ def test_the_cache_refuses_a_module_bigger_than_itself_and_keeps_the_earlier_one
     cache.put("a", earlier)
     assert cache.put("a", Module(101)) is False
     assert cache.get("a") is earlier
+
+
+@pytest.mark.parametrize("output", [b"1e999", b"[-1e999]", b'{"a": 1.5e400}'])
+def test_a_number_that_is_too_large_is_handed_over_as_text(output: bytes) -> None:
+    assert decode_output(output) == {"raw": output.decode()}
+
+
+def leb(number: int) -> bytes:
+    low, rest = number & 127, number >> 7
+    return bytes([low | 128]) + leb(rest) if rest else bytes([low])
+
+
+def costly_module() -> bytes:
+    """2000 locals and 24,000 loops in one function: 0.3 MB that take the compiler half a minute and gigabytes."""
+    loops = b"".join(
+        b"\x03\x40\x20" + local + b"\x41\x01\x6a\x22" + local + b"\x0d\x00\x0b"
+        for local in (leb(number % 2000) for number in range(24_000))
+    )
+    body = b"\x01" + leb(2000) + b"\x7f" + loops + b"\x0b"
+    code = b"\x01" + leb(len(body)) + body
+    return b"\0asm\1\0\0\0" + b"\x01\x04\x01\x60\0\0" + b"\x03\x02\x01\0" + b"\x0a" + leb(len(code)) + code
+
+
+@pytest.mark.parametrize(
+    ("seconds", "memory_bytes", "message"),
+    [
+        (0.3, 2**30, "too costly to compile: it takes more than 0.3 s"),
+        (60, 2**26, "too costly to compile: the compiler was ended at its limits (64 MiB of memory or 60 s)"),
+    ],
+    ids=["time", "memory"],
+)
+def test_a_module_that_is_too_costly_to_compile_is_not_valid_and_the_next_one_is_taken(
+    seconds: float, memory_bytes: int, message: str
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(ModuleRejected) as caught:
+        WasmRuntime(seconds, memory_bytes).compile(costly_module())
+    assert caught.value.code == "INVALID_MODULE"
+    assert str(caught.value).startswith(message)
+    assert time.monotonic() - began < 10
+    WasmRuntime(10, memory_bytes).compile(guest(ECHO))
+
+
+def test_the_compiling_process_knows_nothing_of_the_workers_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    recorder = tmp_path / "python"
+    recorder.write_text(f"#!/bin/sh\nenv > {tmp_path}/environ\nexit 1\n")
+    recorder.chmod(0o755)
+    monkeypatch.setenv("III_URL", "ws://e/w/secret-token/uid")
+    monkeypatch.setattr("sys.executable", str(recorder))
+    with pytest.raises(RuntimeError, match="the compiler ended with exit code 1"):
+        WasmRuntime().compile(guest(ECHO))
+    environ = (tmp_path / "environ").read_text()
+    assert "PATH=" in environ
+    assert "secret-token" not in environ

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from agentos_workers.kit import Context, FunctionError
+from agentos_workers.kit.http import HttpRequest
 from agentos_workers.wasm_sandbox import worker as wasm_worker
+from agentos_workers.wasm_sandbox.models import ExecuteRequest, Settings
+from agentos_workers.wasm_sandbox.sandbox import Pool, Sandbox
 from wasmtime import wat2wasm
 
 GREET = bytes(wat2wasm((Path(__file__).parents[2] / "examples" / "wasm" / "greet.wat").read_text()))
@@ -149,6 +157,97 @@ def test_a_guest_reaches_the_bus_through_the_worker(sandbox: Any) -> None:
         ("security::check_capability", {"agentId": "a", "resource": "memory::recall"}),
         ("memory::recall", {"q": 1}),
     ]
+
+
+def test_a_worker_that_stops_ends_the_compilation_it_has(bus: Any, start_process: Any) -> None:
+    process = start_process(
+        III_URL=bus.url,
+        AGENTOS_DRAIN_SECONDS="0.2",
+        WASM_COMPILE_SECONDS="60",
+        WASM_COMPILE_BYTES=str(2**31),
+    )
+    bus.wait_for(lambda: len(bus.functions) == 3 and len(bus.triggers) == 3)
+    bus.send("wasm::validate", {"moduleId": "costly", "wasm": encoded(costly_module())})
+    deadline = time.monotonic() + 20
+    while not (children := children_of(process.process.pid)):
+        assert time.monotonic() < deadline
+    assert bus.call("wasm::list_modules", None)["count"] == 0
+    began = time.monotonic()
+    code, output = process.stop(signal.SIGTERM)
+    assert (code, time.monotonic() - began < 5) == (0, True), output
+    while any(running(pid) for pid in children):
+        assert time.monotonic() < deadline
+
+
+def children_of(parent: int) -> list[str]:
+    pids = [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [pid for pid in pids if state_and_parent(pid)[1] == str(parent)]
+
+
+def running(pid: str) -> bool:
+    return state_and_parent(pid)[0] not in ("Z", "gone")
+
+
+def state_and_parent(pid: str) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return ["gone", ""]
+
+
+def costly_module() -> bytes:
+    """2000 locals and 16,000 loops in one function: compiling it takes seconds and gigabytes."""
+    loop = b"\x03\x40\x20%c\x41\x01\x6a\x22%c\x0d\x00\x0b"
+    body = b"\x01\xd0\x0f\x7f" + b"".join(loop % (number % 128, number % 128) for number in range(16_000)) + b"\x0b"
+    code = b"\x01" + leb(len(body)) + body
+    return b"\0asm\1\0\0\0" + b"\x01\x04\x01\x60\0\0" + b"\x03\x02\x01\0" + b"\x0a" + leb(len(code)) + code
+
+
+def leb(number: int) -> bytes:
+    low, rest = number & 127, number >> 7
+    return bytes([low | 128]) + leb(rest) if rest else bytes([low])
+
+
+async def test_over_http_a_run_gets_no_longer_than_the_engine_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wasm_worker.HTTP_MAX_SECS == 25
+    monkeypatch.setattr(wasm_worker, "HTTP_MAX_SECS", 0.2)
+    sandbox = Sandbox(Settings())
+    await sandbox.add("loop", LOOP)
+    request = ExecuteRequest(module_id="loop", input=1, fuel=10**12, timeout_secs=0.6)
+    http = HttpRequest("POST", "wasm/execute", {}, {}, {}, None)
+    cap = "execution timed out: over HTTP a run and its wait for a thread get at most 0.2 s"
+    for came_by, text in ((http, cap), (None, "execution timed out after 0.6 s")):
+        context = Context("wasm::execute", None, came_by, None, Settings(), sandbox, None)
+        with pytest.raises(FunctionError) as caught:
+            await wasm_worker.execute(request, context)
+        assert (caught.value.code, caught.value.message) == ("TIMED_OUT", text)
+    sandbox.close()
+
+
+async def test_a_cancelled_call_keeps_its_thread_and_place_until_the_work_has_ended() -> None:
+    pool = Pool("guests", 1, 0)
+    begun, end = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        begun.set()
+        return end.wait(20)
+
+    call = asyncio.create_task(pool.run(work, 20))
+    await asyncio.to_thread(begun.wait, 20)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    with pytest.raises(FunctionError, match="the queue is full"):
+        await pool.run(end.is_set, 20)
+    end.set()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                assert await pool.run(end.is_set, 20)
+                break
+            except FunctionError:
+                await asyncio.sleep(0)
+    pool.close()
 
 
 def test_the_manifest_names_the_worker_and_how_to_start_it() -> None:

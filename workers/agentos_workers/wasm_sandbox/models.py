@@ -13,6 +13,8 @@ from ..kit import Reply, Request
 PAGE_BYTES = 65536
 MAX_FUEL = 10**12
 MAX_TIMEOUT_SECS = 300
+# The engine gives up on a request over HTTP after 30 s.
+HTTP_MAX_SECS = 25.0
 MAX_MEMORY_PAGES = 1024
 
 ModuleId = Annotated[str, Field(min_length=1, max_length=256)]
@@ -28,6 +30,10 @@ class Settings(BaseModel):
     cache_modules: int = Field(default=128, ge=1, description="modules kept, least recently used ones go first")
     cache_bytes: int = Field(default=128 * 1024 * 1024, ge=1, description="size of all kept modules, compiled")
     max_module_bytes: int = Field(default=8 * 1024 * 1024, ge=8, description="size of one module, as sent")
+    compile_seconds: float = Field(default=10, gt=0, le=3600, description="time for compiling one module")
+    compile_bytes: int = Field(
+        default=256 * 1024 * 1024, ge=64 * 1024 * 1024, description="memory for compiling one module"
+    )
     host_call_secs: float = Field(default=10, gt=0, description="time for one host call, within the guest's own limit")
 
 
@@ -53,7 +59,7 @@ class ExecuteRequest(Request):
     )
     fuel: int = Field(default=1_000_000, ge=1, le=MAX_FUEL, description="roughly the number of instructions allowed")
     timeout_secs: float = Field(
-        default=30, gt=0, le=MAX_TIMEOUT_SECS, description="wall-clock limit, host calls included"
+        default=30, gt=0, le=MAX_TIMEOUT_SECS, description="wall-clock limit, host calls included; over HTTP at most 25"
     )
     memory_pages: int = Field(default=256, ge=1, le=MAX_MEMORY_PAGES, description="memory limit in pages of 64 KiB")
 

@@ -14,7 +14,6 @@ from typing import cast
 
 from wasmtime import (
     Caller,
-    Config,
     Engine,
     Func,
     FuncType,
@@ -31,6 +30,8 @@ from wasmtime import (
 )
 
 from ..kit import FunctionError
+from .compile import new_engine
+from .compiler import Compiler, ModuleRejected, one_line
 from .host_calls import MAX_MESSAGE_BYTES, HostCalls
 from .models import PAGE_BYTES
 
@@ -40,14 +41,6 @@ MAX_TABLE_ELEMENTS = 100_000
 _SIGNATURES = {"alloc": (["i32"], ["i32"]), "execute": (["i32", "i32"], ["i64"])}
 
 _log = logging.getLogger(__name__)
-
-
-class ModuleRejected(Exception):
-    """A module that cannot be used: `code` is INVALID_MODULE, MISSING_EXPORT or UNKNOWN_IMPORT."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class GuestFailed(FunctionError):
@@ -117,23 +110,9 @@ class Ticker:
 class WasmRuntime:
     """One wasmtime engine. All methods block and may be called from many threads."""
 
-    def __init__(self) -> None:
-        config = Config()
-        config.consume_fuel = True
-        config.epoch_interruption = True
-        # One compilation must not take every core.
-        config.parallel_compilation = False
-        # What the guest ABI has no use for, and what the limits below would not cover.
-        config.wasm_threads = False
-        config.shared_memory = False
-        config.wasm_memory64 = False
-        config.wasm_multi_memory = False
-        config.wasm_gc = False
-        config.wasm_function_references = False
-        config.wasm_exceptions = False
-        config.wasm_stack_switching = False
-        config.wasm_component_model = False
-        self._engine = Engine(config)
+    def __init__(self, compile_secs: float = 10, compile_bytes: int = 256 * 1024 * 1024) -> None:
+        self._engine = new_engine()
+        self._compiler = Compiler(compile_secs, compile_bytes)
         self._ticker = Ticker(self._engine)
         self._current = threading.local()
         self._linker = Linker(self._engine)
@@ -150,19 +129,19 @@ class WasmRuntime:
         # The binding would take anything else for the text format.
         if not wasm.startswith(b"\0asm"):
             raise ModuleRejected("INVALID_MODULE", "not a WebAssembly binary: it must start with the bytes 00 61 73 6d")
-        try:
-            module = Module(self._engine, wasm)
-        except WasmtimeError as error:
-            raise ModuleRejected("INVALID_MODULE", _one_line(str(error))) from None
+        compiled = self._compiler.compile(wasm)
+        module = Module.deserialize(self._engine, compiled)
         memory_pages = _check_exports(module)
         try:
             instance_pre = self._linker.instantiate_pre(module)
         except WasmtimeError as error:
-            text = f"{_one_line(str(error))}; a guest may import only env.host_call and env.host_log"
+            text = f"{one_line(str(error))}; a guest may import only env.host_call and env.host_log"
             raise ModuleRejected("UNKNOWN_IMPORT", text) from None
-        return CompiledModule(
-            instance_pre, hashlib.sha256(wasm).digest(), max(len(wasm), len(module.serialize())), memory_pages
-        )
+        return CompiledModule(instance_pre, hashlib.sha256(wasm).digest(), max(len(wasm), len(compiled)), memory_pages)
+
+    def close(self) -> None:
+        """Ends what is being compiled; runs go on to their end."""
+        self._compiler.close()
 
     def run(
         self,
@@ -199,7 +178,7 @@ class WasmRuntime:
             except Trap as trap:
                 raise run.failure or _failure_of(trap, timeout_secs, fuel) from None
             except WasmtimeError as error:
-                raise GuestFailed("RESOURCE_LIMIT", _one_line(str(error))) from None
+                raise GuestFailed("RESOURCE_LIMIT", one_line(str(error))) from None
             finally:
                 self._current.run = None
             if run.failure is not None:
@@ -302,13 +281,7 @@ def _failure_of(trap: Trap, timeout_secs: float, fuel: int) -> GuestFailed:
         return GuestFailed("TIMED_OUT", f"execution timed out after {timeout_secs:g} s")
     if trap.trap_code is TrapCode.OUT_OF_FUEL:
         return GuestFailed("FUEL_EXHAUSTED", f"fuel exhausted: all {fuel} units are consumed")
-    return GuestFailed("TRAPPED", f"trapped: {_one_line(trap.message)}")
-
-
-def _one_line(text: str) -> str:
-    """The cause at the end of a wasmtime message, without its backtrace."""
-    cause = text.split("Caused by:")[-1].split("wasm trap: ")[-1]
-    return " ".join(cause.split())
+    return GuestFailed("TRAPPED", f"trapped: {one_line(trap.message)}")
 
 
 def _read(store: Store | Caller, memory: Memory, pointer: int, length: int, source: str) -> bytes:

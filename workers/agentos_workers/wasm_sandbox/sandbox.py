@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from ..kit import FunctionError
 from .host_calls import BusCall, HostCalls
 from .models import ExecuteReply, ExecuteRequest, Settings
 from .module_cache import ModuleCache
-from .runtime import CompiledModule, WasmRuntime
+from .runtime import CompiledModule, GuestFailed, WasmRuntime
 
 # A deeper result is handed over as text: not every JSON parser on its way would take it.
 MAX_DEPTH = 100
@@ -47,13 +49,21 @@ class Pool:
                 await asyncio.wait_for(self._free.acquire(), wait_secs)
             except TimeoutError:
                 raise self._overloaded(f"no thread came free within {wait_secs:g} s") from None
-            call = functools.partial(contextvars.copy_context().run, work)
-            task = asyncio.get_running_loop().run_in_executor(self._executor, call)
-            # The thread is busy until the work ends, also when the caller has gone.
-            task.add_done_callback(lambda _: self._free.release())
-            return await task
-        finally:
+            future = self._executor.submit(contextvars.copy_context().run, work)
+        except BaseException:
             self._places += 1
+            raise
+        # The thread is busy until the work ends, also when the caller has gone.
+        future.add_done_callback(functools.partial(self._ended, asyncio.get_running_loop()))
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    def _ended(self, loop: asyncio.AbstractEventLoop, _: object) -> None:
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            loop.call_soon_threadsafe(self._release)
+
+    def _release(self) -> None:
+        self._free.release()
+        self._places += 1
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -67,7 +77,7 @@ class Sandbox:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._runtime = WasmRuntime()
+        self._runtime = WasmRuntime(settings.compile_seconds, settings.compile_bytes)
         self._modules: ModuleCache[CompiledModule] = ModuleCache(settings.cache_modules, settings.cache_bytes)
         self._guests = Pool("wasm-guests", settings.concurrency, settings.queue)
         # One thread: a heavy module delays other uploads, never a run.
@@ -85,14 +95,25 @@ class Sandbox:
             kept = self._settings.cache_bytes
             raise _too_large(f"the module is {module.compiled_bytes} bytes compiled; at most {kept} are kept")
 
-    async def execute(self, request: ExecuteRequest, call: BusCall) -> ExecuteReply:
-        """Runs a kept module on the request's input; raises FunctionError."""
+    async def execute(self, request: ExecuteRequest, call: BusCall, max_secs: float | None = None) -> ExecuteReply:
+        """Runs a kept module on the request's input; raises FunctionError.
+
+        `max_secs` is what the caller's way of calling allows for all, the wait for a thread included.
+        """
         module = self._modules.get(request.module_id)
         if module is None:
             text = f"no module {request.module_id!r} is loaded; send it to wasm::validate first"
             raise FunctionError("UNKNOWN_MODULE", text, status=404)
-        run = functools.partial(self._run, module, request, call)
-        return await self._guests.run(run, wait_secs=request.timeout_secs)
+        wait_secs = request.timeout_secs if max_secs is None else min(request.timeout_secs, max_secs)
+        end = None if max_secs is None else time.monotonic() + max_secs
+        run = functools.partial(self._run, module, request, call, end)
+        try:
+            return await self._guests.run(run, wait_secs)
+        except GuestFailed as error:
+            if error.code != "TIMED_OUT" or max_secs is None or request.timeout_secs <= max_secs:
+                raise
+            text = f"execution timed out: over HTTP a run and its wait for a thread get at most {max_secs:g} s"
+            raise GuestFailed("TIMED_OUT", text) from None
 
     def module_ids(self) -> list[str]:
         return self._modules.ids()
@@ -100,16 +121,18 @@ class Sandbox:
     def close(self) -> None:
         self._guests.close()
         self._compiler.close()
+        self._runtime.close()
 
-    def _run(self, module: CompiledModule, request: ExecuteRequest, call: BusCall) -> ExecuteReply:
-        deadline = time.monotonic() + request.timeout_secs
-        host = HostCalls(call, request.module_id, request.agent_id, deadline, self._settings.host_call_secs)
+    def _run(self, module: CompiledModule, request: ExecuteRequest, call: BusCall, end: float | None) -> ExecuteReply:
+        now = time.monotonic()
+        timeout_secs = request.timeout_secs if end is None else max(0.001, min(request.timeout_secs, end - now))
+        host = HostCalls(call, request.module_id, request.agent_id, now + timeout_secs, self._settings.host_call_secs)
         result = self._runtime.run(
             module,
             to_json(request.input, inf_nan_mode="null"),
             host,
             fuel=request.fuel,
-            timeout_secs=request.timeout_secs,
+            timeout_secs=timeout_secs,
             memory_pages=request.memory_pages,
         )
         return ExecuteReply(
@@ -120,7 +143,7 @@ class Sandbox:
 def decode_output(output: bytes) -> Any:
     """A guest's output as a JSON value, or ``{"raw": text}`` when it is none that everybody could read."""
     try:
-        value = json.loads(output, parse_constant=_refuse_constant)
+        value = json.loads(output, parse_constant=_refuse_constant, parse_float=_finite)
         if output.count(b"[") + output.count(b"{") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
             raise ValueError
         # Lone surrogates are legal in JSON's grammar, but not in UTF-8.
@@ -132,6 +155,13 @@ def decode_output(output: bytes) -> Any:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large for a number")
+    return value
 
 
 def _deeper_than(value: Any, limit: int) -> bool:

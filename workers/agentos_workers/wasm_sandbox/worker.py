@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..kit import Context, Http, Worker
-from .models import ExecuteReply, ExecuteRequest, ListReply, Rejection, Settings, ValidateReply, ValidateRequest
+from .models import (
+    HTTP_MAX_SECS,
+    ExecuteReply,
+    ExecuteRequest,
+    ListReply,
+    Rejection,
+    Settings,
+    ValidateReply,
+    ValidateRequest,
+)
 
 # The largest module as an array of byte values: up to four characters a byte.
 _MAX_UPLOAD_BYTES = 40 * 1024 * 1024
@@ -31,7 +40,8 @@ worker = Worker(
 @worker.function("wasm::execute", http=Http("POST", "wasm/execute"))
 async def execute(request: ExecuteRequest, context: Context) -> ExecuteReply:
     """Runs a module that wasm::validate has taken, on a JSON input, and gives its JSON output."""
-    return await context.resource.execute(request, context.call_blocking)
+    max_secs = None if context.http is None else HTTP_MAX_SECS
+    return await context.resource.execute(request, context.call_blocking, max_secs)
 
 
 @worker.function("wasm::validate", http=Http("POST", "wasm/validate"), max_request_bytes=_MAX_UPLOAD_BYTES)
