@@ -37,9 +37,11 @@ class Engine:
         engine.install(self.bus)
         sandbox.install(self.bus)
         ConnectionsTrigger(self.bus, asyncio.get_running_loop().call_later)
-        self.rest = HttpServer(HttpTrigger(self.bus).handle, headers=CORS_HEADERS)
+        routes = HttpTrigger(self.bus)
+        self.rest = HttpServer(routes.handle, refusal=routes.refusal, headers=CORS_HEADERS)
         self.workers = WorkerServer(self.bus, Gate(settings.realm, settings.verifier))
-        self.admin = HttpServer(Admin(self.bus, self.rest, lambda: self._ready).handle)
+        admin = Admin(self.bus, self.rest, lambda: self._ready)
+        self.admin = HttpServer(admin.handle, max_buffered=limits.MAX_ADMIN_BUFFERED)
 
     async def start(self) -> Ports:
         """Listen on all ports. Raises SettingsError when one cannot be had."""

@@ -25,6 +25,10 @@ CLOSE_TIMEOUT = 2.0
 
 MAX_HTTP_HEADERS = 64 << 10
 MAX_HTTP_BODY = 16 << 20
+MAX_HTTP_BUFFERED = 128 << 20
+"""Bodies of all requests of a port that are in memory at one time; more are answered with 503."""
+MAX_ADMIN_BUFFERED = 1 << 20
+"""The same for the admin port, where no request needs a body."""
 MAX_HTTP_CONCURRENT = 1024
 """Requests in progress; one more is answered with 503."""
 MAX_HTTP_CONNECTIONS = 8192

@@ -262,3 +262,40 @@ async def test_draining_answers_what_is_in_progress_and_takes_nothing_new(start)
     rest.kept[0].respond(Response(200))
     assert b"connection: close" in await keeping
     await draining
+
+
+POST = b"POST /keep HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
+
+
+async def test_the_bodies_of_all_requests_together_are_bounded_and_released(start):
+    rest = await start(max_buffered=1000)
+    sending = asyncio.create_task(rest.send(POST % 600 + b"x" * 600, until=b"\r\n\r\n"))
+    await holds(lambda: rest.kept)
+    assert rest.server.buffered == 600
+    answer = await rest.send(POST % 500 + b"x" * 500)
+    assert statuses(answer) == [503]
+    assert b"retry-after: 1" in answer
+    assert rest.server.buffered == 600
+    rest.kept.pop().respond(Response(200))
+    assert statuses(await sending) == [200]
+    assert rest.server.buffered == 0
+    _, half_sent = await asyncio.open_connection("127.0.0.1", rest.port)
+    half_sent.write(POST % 900 + b"x" * 400)
+    await holds(lambda: rest.server.buffered == 400)
+    _, in_progress = await asyncio.open_connection("127.0.0.1", rest.port)
+    in_progress.write(POST % 500 + b"x" * 500 + POST % 100 + b"x" * 100)
+    await holds(lambda: rest.server.buffered == 1000)
+    rest.kept.pop().respond(Response(200))
+    await holds(lambda: rest.kept)  # the second of the two
+    assert rest.server.buffered == 500
+    for writer in (half_sent, in_progress):
+        writer.transport.abort()
+    await holds(lambda: rest.server.buffered == 0)
+
+
+async def test_a_request_that_is_refused_is_answered_before_its_body_is_read(start):
+    rest = await start(refusal=lambda request: Response(404) if request.path == "/none" else None)
+    head = b"POST /none HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 9999\r\n\r\n"
+    assert statuses(await rest.send(head)) == [404]
+    assert statuses(await rest.send(GET + head + b"x" * 50)) == [200, 404]
+    assert rest.server.buffered == 0

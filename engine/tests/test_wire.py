@@ -365,3 +365,12 @@ async def test_the_admin_port_says_how_the_engine_is(running):
     assert b"404" in await running.http(b"GET /health HTTP/1.0\r\n\r\n", running.ports.http)
     assert b"405" in await running.http(b"POST /healthz HTTP/1.0\r\n\r\n", running.ports.admin)
     assert b"404" in await running.http(b"GET /other HTTP/1.0\r\n\r\n", running.ports.admin)
+
+
+async def test_a_body_for_no_route_is_not_waited_for(running):
+    head = b"POST /none HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n"
+    answer = await running.http(head)
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert running.engine.rest.buffered == 0
+    preflight = b"OPTIONS /none HTTP/1.0\r\nAccess-Control-Request-Method: PUT\r\nContent-Length: 2\r\n\r\n{}"
+    assert (await running.http(preflight)).startswith(b"HTTP/1.1 204")

@@ -51,24 +51,34 @@ class Exchange:
 
 
 class HttpServer:
-    """A listening port. ``headers`` go into every response."""
+    """A listening port. ``headers`` go into every response.
+
+    ``refusal`` is asked about each request with a body as soon as its headers are there: the response that it returns
+    is sent at once and the body not read. With None the body is read and the handler called.
+    """
 
     def __init__(
         self,
         handler: Handler,
         *,
+        refusal: Callable[[Request], Response | None] = lambda request: None,
         headers: tuple[tuple[str, str], ...] = (),
         request_timeout: float = limits.HTTP_REQUEST_TIMEOUT,
         read_timeout: float = limits.HTTP_READ_TIMEOUT,
         idle_timeout: float = limits.HTTP_IDLE_TIMEOUT,
         max_concurrent: int = limits.MAX_HTTP_CONCURRENT,
+        max_buffered: int = limits.MAX_HTTP_BUFFERED,
     ) -> None:
         self.handler = handler
+        self.refusal = refusal
         self.common = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers)
         self.request_timeout = request_timeout
         self.read_timeout = read_timeout
         self.idle_timeout = idle_timeout
         self.max_concurrent = max_concurrent
+        self.max_buffered = max_buffered
+        self.buffered = 0
+        """Bytes of all bodies that are in memory."""
         self.connections: set[HttpConnection] = set()
         self.in_progress = 0
         self.requests = 0
@@ -140,8 +150,10 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[str, str]] = []
         self._header_bytes = 0
-        self._body: list[bytes] = []
-        self._body_bytes = 0
+        self._request = Request("", "")
+        self._body = bytearray()
+        self._buffered = 0
+        """Bytes of bodies in memory: of the request being read, those that wait, and the one being handled."""
         self._in_message = False
         self._reading_headers = False
         self._waiting: deque[tuple[Request, bool]] = deque()
@@ -168,6 +180,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
         self._waiting.clear()
+        self._release(self._buffered)
         if self._exchange is not None:
             exchange, self._exchange = self._exchange, None
             self._server.done()
@@ -213,8 +226,6 @@ class HttpConnection(asyncio.Protocol):
         self._url = b""
         self._headers = []
         self._header_bytes = 0
-        self._body = []
-        self._body_bytes = 0
         self._in_message = self._reading_headers = True
         if self._exchange is None:
             self.deadline = self._now() + self._server.read_timeout
@@ -238,27 +249,48 @@ class HttpConnection(asyncio.Protocol):
         if has_body and self._parser.should_upgrade():
             message = "a request with a body cannot be upgraded; leave out the Upgrade header"
             raise _RequestError(error_response(400, "BAD_REQUEST", message))
+        self._request = self._parsed_request()
+        if has_body:
+            response = self._server.refusal(self._request)
+            if response is not None:
+                self._server.requests += 1
+                raise _RequestError(response)
+            if self._server.buffered >= self._server.max_buffered:
+                raise _RequestError(_too_much_buffered())
         expects = any(name == "expect" and value.lower() == "100-continue" for name, value in self._headers)
         if expects and has_body and self._exchange is None and not self._waiting and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        self._body_bytes += len(body)
-        if self._body_bytes > limits.MAX_HTTP_BODY:
+        if len(self._body) + len(body) > limits.MAX_HTTP_BODY:
             raise _RequestError(_body_too_large())
-        self._body.append(body)
+        if self._server.buffered + len(body) > self._server.max_buffered:
+            raise _RequestError(_too_much_buffered())
+        self._body += body
+        self._buffered += len(body)
+        self._server.buffered += len(body)
 
     def on_message_complete(self) -> None:
         self._in_message = False
+        if self._body:
+            self._request.body = bytes(self._body)
+            self._body = bytearray()
+        keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
+        self._waiting.append((self._request, keep_alive))
+
+    def _parsed_request(self) -> Request:
+        """The request without its body."""
         target = self._url.decode("latin-1")
         if "://" in target.partition("?")[0]:  # absolute form, as sent to a proxy
             target = "/" + target.split("://", 1)[1].partition("/")[2]
         path, _, query = target.partition("#")[0].partition("?")
         method = self._parser.get_method().decode("ascii")
-        request = Request(method, path, query, self._headers, b"".join(self._body))
-        self._body = []
-        keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
-        self._waiting.append((request, keep_alive))
+        return Request(method, path, query, self._headers)
+
+    def _release(self, size: int) -> None:
+        """So many bytes of bodies are not needed any more."""
+        self._buffered -= size
+        self._server.buffered -= size
 
     # One request after the other
 
@@ -292,6 +324,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._exchange = None
         self._server.done()
+        self._release(len(exchange.request.body))
         more = not self._refused or bool(self._waiting) or self._last is not None
         keep_alive = self._keep_alive and more and not self._server.draining
         self._write(response, exchange.request.method == "HEAD", keep_alive)
@@ -320,6 +353,8 @@ class HttpConnection(asyncio.Protocol):
         """Answer a request that cannot be read, in its turn; nothing after it can be read, either."""
         self._refused = True
         self._last = response
+        self._release(len(self._body))
+        self._body = bytearray()
         self._next()
 
     def _write(self, response: Response, head: bool, keep_alive: bool) -> None:
@@ -385,6 +420,11 @@ def _too_many_headers() -> Response:
 
 def _body_too_large() -> Response:
     return error_response(413, "BODY_TOO_LARGE", f"the body is larger than {limits.MAX_HTTP_BODY} bytes")
+
+
+def _too_much_buffered() -> Response:
+    message = "the requests in progress have too large bodies all together; try again"
+    return error_response(503, "OVERLOADED", message, {"retry-after": "1"})
 
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}

@@ -103,27 +103,39 @@ class HttpTrigger:
         if request.method == "OPTIONS" and request.header("access-control-request-method") is not None:
             exchange.respond(Response(204, list(PREFLIGHT_HEADERS)))
             return
+        found = self._find(request)
+        if isinstance(found, Response):
+            exchange.respond(found)
+        else:
+            self._call(exchange, *found)
+
+    def refusal(self, request: Request) -> Response | None:
+        """Return the response to a request that no function gets, whatever its body is; None for all others."""
+        if request.method == "OPTIONS" and request.header("access-control-request-method") is not None:
+            return None
+        found = self._find(request)
+        return found if isinstance(found, Response) else None
+
+    def _find(self, request: Request) -> "Response | tuple[str, _Route, list[str]]":
+        """Return method, route and values of the parameters for a request, or the response that there is no route."""
         try:
             segments = request_segments(request.path)
         except PathError as error:
-            exchange.respond(error_response(400, "BAD_REQUEST", str(error)))
-            return
+            return error_response(400, "BAD_REQUEST", str(error))
         allowed: set[str] = set()
         for routes, values in self._routes.match(segments):
             method = "GET" if request.method == "HEAD" and "HEAD" not in routes else request.method
             if method in routes:
-                self._call(exchange, method, routes[method], values)
-                return
+                return method, routes[method], values
             allowed |= routes.keys()
         if not allowed:
             message = f"No route for {request.method} {request.path[:200]}"
-            exchange.respond(error_response(404, "NOT_FOUND", message))
-            return
+            return error_response(404, "NOT_FOUND", message)
         if "GET" in allowed:
             allowed.add("HEAD")
         message = f"{request.method} is not allowed here"
         allow = {"allow": ", ".join(sorted(allowed))}
-        exchange.respond(error_response(405, "METHOD_NOT_ALLOWED", message, allow))
+        return error_response(405, "METHOD_NOT_ALLOWED", message, allow)
 
     def _call(self, exchange: Exchange, method: str, route: _Route, values: list[str]) -> None:
         serving = route.serving()
