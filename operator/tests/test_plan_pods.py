@@ -1,10 +1,11 @@
 """What pods say of themselves."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from agentos_contracts import reasons
-from agentos_operator.plan.pods import containers_ready, live, refusal, trouble
+from agentos_operator.plan.pods import containers_ready_for, live, refusal, trouble
 
 
 def pod(name: str = "p", created: str = "2026-01-01T00:00:00Z", deleted: bool = False, **status: Any) -> dict:
@@ -101,10 +102,15 @@ def test_live_pods_are_those_that_stay():
     assert live([pod("a", deleted=True), stays, pod("b", phase="Succeeded"), pod("c", phase="Failed")]) == [stays]
 
 
-def test_containers_are_ready_when_the_pod_says_so():
-    assert containers_ready(pod(conditions=[{"type": "ContainersReady", "status": "True"}]))
-    assert not containers_ready(pod(conditions=[{"type": "ContainersReady", "status": "False"}]))
-    assert not containers_ready(pod())
+def test_containers_are_ready_since_the_pod_says_so():
+    now, since = datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC), "2026-01-01T00:00:10Z"
+
+    def ready(status: str) -> dict:
+        return pod(conditions=[{"type": "ContainersReady", "status": status, "lastTransitionTime": since}])
+
+    assert containers_ready_for(ready("True"), now) == 20
+    assert containers_ready_for(ready("False"), now) is None
+    assert containers_ready_for(pod(), now) is None
 
 
 def test_a_deployment_tells_why_its_pods_cannot_be_made():

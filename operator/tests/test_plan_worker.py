@@ -48,7 +48,9 @@ def worker(spec: dict | None = None, conditions: dict[str, str] | None = None, *
 
 
 def pod(uid: str = "pod-1", *, gate: bool | None = True, containers: bool = True, **changes: Any) -> dict:
-    conditions = [{"type": "ContainersReady", "status": str(containers)}]
+    conditions = [
+        {"type": "ContainersReady", "status": str(containers), "lastTransitionTime": changes.pop("since", EARLIER)}
+    ]
     if gate is not None:
         conditions.append({"type": GATE, "status": str(gate)})
     metadata = {"name": f"wasm-{uid}", "namespace": "team", "uid": uid, "creationTimestamp": EARLIER}
@@ -720,6 +722,15 @@ def test_a_gate_closes_only_after_the_grace_with_the_engine_there(changes, expec
 )
 def test_gates_of_pods_that_go_are_left_alone(changes):
     assert gates(snapshot(pods=[pod(gate=None, **changes)])) == {}
+
+
+def test_a_container_that_just_started_is_not_yet_told_to_lack_its_registration():
+    young = snapshot(
+        deployment=deployment(available=0), connections=(), pods=[pod(gate=None, since="2026-01-02T03:04:03Z")]
+    )
+    answer = plan(young)
+    assert condition(answer, "Ready")["reason"] == "PodsStarting"
+    assert answer.requeue_after == pytest.approx(3.1)
 
 
 # --- When to look again ---

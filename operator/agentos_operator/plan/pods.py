@@ -1,6 +1,7 @@
 """What pods say of themselves, in the words of the reason table."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from agentos_contracts.reasons import (
@@ -11,7 +12,7 @@ from agentos_contracts.reasons import (
     UNSCHEDULABLE,
 )
 
-from .conditions import Verdict, condition_of, is_true
+from .conditions import Verdict, condition_of
 
 Pod = dict[str, Any]
 
@@ -34,9 +35,12 @@ def live(pods: Sequence[Pod]) -> list[Pod]:
     return [pod for pod in pods if not is_leaving(pod) and not is_gone(pod)]
 
 
-def containers_ready(pod: Pod) -> bool:
-    """Whether all containers run (the pod itself is ready only after its gate, too)."""
-    return is_true(pod, "ContainersReady")
+def containers_ready_for(pod: Pod, now: datetime) -> float | None:
+    """Seconds for which all containers have been ready (the pod itself is only after its gate, too); None: they are not."""
+    condition = condition_of(pod, "ContainersReady")
+    if condition.get("status") != "True":
+        return None
+    return max(0.0, (now - datetime.fromisoformat(condition["lastTransitionTime"])).total_seconds())
 
 
 def trouble(pods: Sequence[Pod]) -> Verdict | None:

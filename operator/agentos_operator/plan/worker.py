@@ -41,9 +41,11 @@ from ..kinds import DEPLOYMENT, Object
 from ..settings import BUS_PORT, REGISTERED_GATE, WORKER_UID_LABEL
 from .conditions import Verdict, build_conditions, is_true, summarize
 from .objects import applied_hash, engine_host, worker_deployment, worker_service_account, worker_token_secret
-from .pods import containers_ready, live, refusal, trouble
+from .pods import containers_ready_for, live, refusal, trouble
 
 FUNCTIONS_SHOWN = 256
+REGISTRATION_GRACE = 5.0
+"""Seconds that a running container has to register before it is told to lack that."""
 UNREADY_RETRY = 30.0
 """Seconds after which a Worker that runs and is not Ready is looked at again without any event."""
 ClusterObject = Mapping[str, Any]
@@ -156,8 +158,13 @@ def _requeue(i: WorkerInput, ready: bool) -> float | None:
         for pod in live(i.pods)
         if gate(i, pod) and not _pod_answers(i, pod)
     ]
+    connecting = [
+        REGISTRATION_GRACE - seconds + 0.1
+        for pod in live(i.pods)
+        if (seconds := containers_ready_for(pod, i.now)) is not None and seconds < REGISTRATION_GRACE
+    ]
     # What is not watched may be what keeps it from being Ready, so that is looked at again.
-    return min([*grace, *([] if ready else [UNREADY_RETRY])], default=None)
+    return min([*grace, *([] if ready else [*connecting, UNREADY_RETRY])], default=None)
 
 
 def _children(i: WorkerInput, effective: Effective, realm: str) -> tuple[Object, ...]:
@@ -268,7 +275,8 @@ def available(i: WorkerInput) -> Verdict:
         return Verdict(True, AVAILABLE, f"{status.get('availableReplicas', 0)} of {wanted} pods are available")
     if verdict := refusal(i.deployment or {}) or trouble(i.pods):
         return verdict
-    running = [pod for pod in live(i.pods) if containers_ready(pod)]
+    # Between a container's start and its registration there is always a moment, which is not worth a status write.
+    running = [pod for pod in live(i.pods) if (containers_ready_for(pod, i.now) or 0.0) >= REGISTRATION_GRACE]
     if len(running) >= wanted and not registered(i).ok:
         return registered(i)
     # No counts here: they change while pods start, and each change would be a status write.
