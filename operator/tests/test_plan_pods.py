@@ -7,6 +7,12 @@ import pytest
 from agentos_contracts import reasons
 from agentos_operator.plan.pods import containers_ready_for, live, refusal, trouble
 
+NOW = datetime(2026, 1, 3, tzinfo=UTC)
+
+
+def trouble_now(pods):
+    return trouble(pods, NOW)
+
 
 def pod(name: str = "p", created: str = "2026-01-01T00:00:00Z", deleted: bool = False, **status: Any) -> dict:
     metadata = {"name": name, "namespace": "team", "uid": name, "creationTimestamp": created}
@@ -33,7 +39,7 @@ def crash(code: object) -> str:
     "reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"]
 )
 def test_an_image_that_does_not_come_is_told_with_its_name(reason):
-    verdict = trouble([pod(containerStatuses=container(state=waits(reason)))])
+    verdict = trouble_now([pod(containerStatuses=container(state=waits(reason)))])
     assert (verdict.ok, verdict.reason, verdict.message) == (False, reasons.IMAGE_PULL_FAILED, PULL)
 
 
@@ -41,10 +47,10 @@ def test_an_image_that_does_not_come_is_told_with_its_name(reason):
     "reason", ["CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"]
 )
 def test_a_container_that_cannot_be_made_is_told_in_the_kubelets_words(reason):
-    verdict = trouble([pod(containerStatuses=container(state=waits(reason, 'configmap "c" not found')))])
+    verdict = trouble_now([pod(containerStatuses=container(state=waits(reason, 'configmap "c" not found')))])
     assert verdict.reason is reasons.CONTAINER_CONFIG_INVALID
     assert verdict.message == 'the container cannot be started: configmap "c" not found'
-    silent = trouble([pod(containerStatuses=container(state=waits(reason)))])
+    silent = trouble_now([pod(containerStatuses=container(state=waits(reason)))])
     assert silent.message == f"the container cannot be started: {reason}"
 
 
@@ -58,13 +64,13 @@ CRASHES = [
 
 @pytest.mark.parametrize(("statuses", "code"), [pytest.param(*c[1:], id=c[0]) for c in CRASHES])
 def test_a_container_that_ends_again_and_again_is_told_with_the_command_for_its_logs(statuses, code):
-    verdict = trouble([pod(containerStatuses=statuses)])
+    verdict = trouble_now([pod(containerStatuses=statuses)])
     assert (verdict.reason, verdict.message) == (reasons.CRASH_LOOPING, crash(code))
 
 
 def test_a_pod_that_no_node_takes_is_told_in_the_schedulers_words():
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient cpu"}
-    verdict = trouble([pod(conditions=[condition])])
+    verdict = trouble_now([pod(conditions=[condition])])
     assert (verdict.reason, verdict.message) == (reasons.UNSCHEDULABLE, "no node takes the pod: Insufficient cpu")
 
 
@@ -82,19 +88,19 @@ FINE = [
 
 @pytest.mark.parametrize("pods", [pytest.param(f[1], id=f[0]) for f in FINE])
 def test_no_trouble_is_told_of(pods):
-    assert trouble(pods) is None
+    assert trouble_now(pods) is None
 
 
 def test_the_newest_pod_is_asked_first():
     old = pod("old", "2026-01-01T00:00:00Z", containerStatuses=container(state=waits("CrashLoopBackOff")))
     new = pod("new", "2026-01-02T00:00:00Z", containerStatuses=container(state=waits("ErrImagePull")))
-    assert trouble([old, new]).reason is reasons.IMAGE_PULL_FAILED
-    assert trouble([new, old]).reason is reasons.IMAGE_PULL_FAILED
+    assert trouble_now([old, new]).reason is reasons.IMAGE_PULL_FAILED
+    assert trouble_now([new, old]).reason is reasons.IMAGE_PULL_FAILED
 
 
 def test_an_old_pods_trouble_is_told_when_the_newest_has_none():
     old = pod("old", "2026-01-01T00:00:00Z", containerStatuses=container(state=waits("ErrImagePull")))
-    assert trouble([pod("new", "2026-01-02T00:00:00Z"), old]).reason is reasons.IMAGE_PULL_FAILED
+    assert trouble_now([pod("new", "2026-01-02T00:00:00Z"), old]).reason is reasons.IMAGE_PULL_FAILED
 
 
 def test_live_pods_are_those_that_stay():

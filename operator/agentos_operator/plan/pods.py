@@ -20,6 +20,14 @@ PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImag
 CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}
 
 
+CONFIG_GRACE = 10.0
+"""Seconds: before that a kubelet may just not have seen a Secret yet that was made together with the pod."""
+
+
+def _age(pod: Pod, now: datetime) -> float:
+    return (now - datetime.fromisoformat(pod["metadata"]["creationTimestamp"])).total_seconds()
+
+
 def is_gone(pod: Pod) -> bool:
     """Whether all of a pod's containers have ended for good."""
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
@@ -43,10 +51,10 @@ def containers_ready_for(pod: Pod, now: datetime) -> float | None:
     return max(0.0, (now - datetime.fromisoformat(condition["lastTransitionTime"])).total_seconds())
 
 
-def trouble(pods: Sequence[Pod]) -> Verdict | None:
+def trouble(pods: Sequence[Pod], now: datetime) -> Verdict | None:
     """The first thing that keeps a pod from running, or None. The newest pod is asked first: it has the newest template."""
     for pod in sorted(live(pods), key=lambda p: p["metadata"].get("creationTimestamp", ""), reverse=True):
-        if verdict := _container_trouble(pod) or _scheduling_trouble(pod):
+        if verdict := _container_trouble(pod, now) or _scheduling_trouble(pod):
             return verdict
     return None
 
@@ -59,7 +67,7 @@ def refusal(owner: Mapping[str, Any]) -> Verdict | None:
     return Verdict(False, POD_REFUSED, f"the cluster refuses to make the pod: {condition.get('message', '')}")
 
 
-def _container_trouble(pod: Pod) -> Verdict | None:
+def _container_trouble(pod: Pod, now: datetime) -> Verdict | None:
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     for status in pod.get("status", {}).get("containerStatuses", ()):
         waiting = status.get("state", {}).get("waiting", {})
@@ -67,7 +75,7 @@ def _container_trouble(pod: Pod) -> Verdict | None:
         if reason in PULL_REASONS:
             message = f'the image "{status["image"]}" cannot be pulled; mend spec.image, or name a pull secret in spec.imagePullSecrets'
             return Verdict(False, IMAGE_PULL_FAILED, message)
-        if reason in CONFIG_REASONS:
+        if reason in CONFIG_REASONS and _age(pod, now) >= CONFIG_GRACE:
             return Verdict(
                 False, CONTAINER_CONFIG_INVALID, f"the container cannot be started: {waiting.get('message', reason)}"
             )

@@ -126,7 +126,7 @@ def engine_available(i: RealmInput) -> Verdict:
             ENGINE_STORAGE_PENDING,
             f"the volume {i.unbound_volume} is not bound; see kubectl describe pvc -n {namespace} {i.unbound_volume}",
         )
-    if verdict := refusal(i.statefulset or {}) or trouble(i.pods):
+    if verdict := refusal(i.statefulset or {}) or trouble(i.pods, i.now):
         return verdict
     return Verdict(False, ENGINE_STARTING, "waiting for the engine's pod")
 

@@ -273,7 +273,7 @@ def available(i: WorkerInput) -> Verdict:
     status = (i.deployment or {}).get("status", {})
     if status.get("availableReplicas", 0) >= wanted:
         return Verdict(True, AVAILABLE, f"{status.get('availableReplicas', 0)} of {wanted} pods are available")
-    if verdict := refusal(i.deployment or {}) or trouble(i.pods):
+    if verdict := refusal(i.deployment or {}) or trouble(i.pods, i.now):
         return verdict
     # Between a container's start and its registration there is always a moment, which is not worth a status write.
     running = [pod for pod in live(i.pods) if (containers_ready_for(pod, i.now) or 0.0) >= REGISTRATION_GRACE]
@@ -365,7 +365,7 @@ def _status(
         and deployment.get("observedGeneration", 0) >= (i.deployment or {}).get("metadata", {}).get("generation", 0)
         and _has_hash_of(i.deployment, children)
     )
-    problem = trouble(i.pods)
+    problem = trouble(i.pods, i.now)
     progress = (
         problem.message
         if problem
