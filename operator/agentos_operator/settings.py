@@ -47,7 +47,7 @@ class Settings:
     """Everything is looked at again this often, event or not."""
     engine_grace: float = 15.0
     """How long the engine may be out of reach before a Worker stops being Ready."""
-    status_debounce: float = 5.0
+    status_debounce: float = 10.0
     """Status changes that do not touch Ready are gathered for this long, to save writes."""
 
     @classmethod
