@@ -9,9 +9,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable
 
+from agentos_contracts.worker import ENGINE_NAME
+
 from .api import Api, until_reachable
 from .kinds import CLAIM, DEPLOYMENT, KINDS, POD, REALM, STATEFULSET, WORKER, Key, Kind, Object, key_of, owned_by
-from .settings import ENGINE_NAME, FIELD_MANAGER, MANAGED_BY_LABEL, WORKER_UID_LABEL
+from .settings import FIELD_MANAGER, MANAGED_BY_LABEL, WORKER_UID_LABEL
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +143,6 @@ def _version(obj: Object) -> int:
 
 
 def _worker_uid(obj: Object) -> str | None:
-    if obj["kind"] != KINDS["Pod"].kind:
+    if obj["kind"] != POD.kind:
         return None
     return obj["metadata"].get("labels", {}).get(WORKER_UID_LABEL)

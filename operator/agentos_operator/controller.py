@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 
+from agentos_contracts.resource import API_VERSION
 from agentos_contracts.tokens import SigningKey
 
 from .api import AlreadyExists, Api, ApiError, FenceLost, until_reachable
@@ -16,7 +17,7 @@ from .metrics import LINKS_UP, QUEUE_LENGTH, RECONCILE_SECONDS, RECONCILES
 from .reconcile import claims, realm
 from .reconcile.context import CLAIMS, Context
 from .reconcile.worker import WorkerReconciler
-from .settings import API_VERSION, REALM_LABEL, WORKER_LABEL, WORKER_UID_LABEL, Settings
+from .settings import REALM_LABEL, WORKER_LABEL, WORKER_UID_LABEL, Settings
 from .status import StatusWriter
 from .work_queue import WorkQueue
 

@@ -4,9 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-GROUP = "agentos.dev"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
+from agentos_contracts.resource import GROUP
+
 FIELD_MANAGER = "agentos-operator"
 
 # Labels and annotations on everything that the operator makes.
@@ -17,7 +16,6 @@ REALM_LABEL = f"{GROUP}/realm"
 APPLIED_HASH_ANNOTATION = f"{GROUP}/applied-hash"
 REGISTERED_GATE = f"{GROUP}/registered"
 
-ENGINE_NAME = "agentos-engine"
 BUS_PORT, HTTP_PORT, ADMIN_PORT = 49134, 3111, 9464
 
 

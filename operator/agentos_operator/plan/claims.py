@@ -1,6 +1,7 @@
 """Who owns which functions in one realm: the recorded FunctionClaims and what to write so that they are right."""
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,9 +9,10 @@ from typing import Any
 
 from agentos_contracts.assign import Assignment, Claimant, Clash, Holder, assign
 from agentos_contracts.patterns import Pattern, PatternError, claim_name, reserved_by
+from agentos_contracts.resource import API_VERSION
 
 from ..kinds import Object
-from ..settings import API_VERSION, FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
+from ..settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
 from .objects import owner_references
 
 
@@ -50,11 +52,17 @@ class ClaimsPlan:
 def plan(i: ClaimsInput) -> ClaimsPlan:
     """Decides for a whole realm at once. Pure."""
     recorded = {claim["spec"]["segment"]: holders(claim) for claim in i.claims}
-    living = [claimant(w, i, recorded) for w in i.workers if not w["metadata"].get("deletionTimestamp")]
-    keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, recorded))
-    assignment = assign(
-        [*living, *_leaving(recorded, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    )
+    held: defaultdict[str, list[Holder]] = defaultdict(list)
+    for segment in recorded.values():
+        for holder in segment:
+            held[holder.uid].append(holder)
+    living = [
+        claimant(w, i, held.get(w["metadata"]["uid"], ()))
+        for w in i.workers
+        if not w["metadata"].get("deletionTimestamp")
+    ]
+    keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, held.get(w["metadata"]["uid"], ())))
+    assignment = assign([*living, *_leaving(held, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ"))
     return _difference(i, assignment, keeping)
 
 
@@ -72,15 +80,15 @@ def patterns_of(worker: Object) -> tuple[Pattern, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def claimant(worker: Object, i: ClaimsInput, recorded: Mapping[str, tuple[Holder, ...]]) -> Claimant:
-    """A Worker as one who claims.
+def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder]) -> Claimant:
+    """A Worker as one who claims; ``recorded`` is what it holds.
 
     A mistake in spec.owns leaves it what it holds, as it leaves alone what runs. A pattern that it gave up stays its own as
     long as its pods still serve it, so that nobody else does at the same time.
     """
     metadata, wanted = worker["metadata"], patterns_of(worker)
     uid = metadata["uid"]
-    held = _patterns(h for holders in recorded.values() for h in holders if h.uid == uid)
+    held = _patterns(recorded)
     mistaken = not wanted and bool(worker.get("spec", {}).get("owns"))
     kept = tuple(pattern for pattern in held if pattern not in wanted and (mistaken or i.serves(uid, pattern)))
     started = i.started(uid)
@@ -94,11 +102,10 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Mapping[str, tuple[Holder
     )
 
 
-def gives_up(worker: Object, recorded: Mapping[str, tuple[Holder, ...]]) -> bool:
+def gives_up(worker: Object, recorded: Sequence[Holder]) -> bool:
     """Whether a Worker holds a pattern that it does not claim any more."""
     wanted = {pattern.text for pattern in patterns_of(worker)}
-    uid = worker["metadata"]["uid"]
-    return any(h.uid == uid and h.pattern not in wanted for holders in recorded.values() for h in holders)
+    return any(holder.pattern not in wanted for holder in recorded)
 
 
 def _patterns(held: Iterable[Holder]) -> tuple[Pattern, ...]:
@@ -116,18 +123,13 @@ def holders(claim: Object) -> tuple[Holder, ...]:
 
 
 def _leaving(
-    recorded: Mapping[str, tuple[Holder, ...]], living: Sequence[Claimant], lingers: Callable[[str], bool]
+    recorded: Mapping[str, Sequence[Holder]], living: Sequence[Claimant], lingers: Callable[[str], bool]
 ) -> list[Claimant]:
     known = {c.uid for c in living}
-    gone: dict[str, list[Holder]] = {}
-    for segment in recorded.values():
-        for holder in segment:
-            if holder.uid not in known:
-                gone.setdefault(holder.uid, []).append(holder)
     return [
         Claimant(held[0].worker, uid, held[0].since, _patterns(held), leaving=True)
-        for uid, held in gone.items()
-        if lingers(uid)
+        for uid, held in recorded.items()
+        if uid not in known and lingers(uid)
     ]
 
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentos_contracts.effective import Effective
-from agentos_contracts.worker import TOKEN_SECRET_PREFIX
+from agentos_contracts.worker import ENGINE_NAME, TOKEN_SECRET_PREFIX
 
 from ..kinds import Object
 from ..settings import (
     ADMIN_PORT,
     APPLIED_HASH_ANNOTATION,
     BUS_PORT,
-    ENGINE_NAME,
     FIELD_MANAGER,
     HTTP_PORT,
     MANAGED_BY_LABEL,

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from agentos_contracts.validation import validate_realm
+from agentos_contracts.worker import ENGINE_NAME
 
 from ..api import AlreadyExists, ApiError, NotFound
 from ..apply import NotOurs
@@ -10,7 +11,7 @@ from ..kinds import NAMESPACE, PERSISTENT_VOLUME_CLAIM, POD, REALM, STATEFULSET,
 from ..metrics import OBJECTS_WRITTEN
 from ..plan import realm as planner
 from ..plan.conditions import is_true
-from ..settings import ENGINE_NAME, FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
+from ..settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
 from ..status import refused
 from .context import REFUSED_RETRY, Context
 
