@@ -9,7 +9,10 @@ import uvloop
 import websockets
 from agentos_engine.app import Engine
 from agentos_engine.bus.bus import Bus
+from agentos_engine.bus.connection import Link
+from agentos_engine.clock import ManualClock
 from agentos_engine.config import read_settings
+from agentos_engine.config_file import read_config_file
 
 
 def pytest_asyncio_loop_factories():
@@ -17,13 +20,31 @@ def pytest_asyncio_loop_factories():
     return {"uvloop": uvloop.new_event_loop}
 
 
+class Wire(Link):
+    """The end of a connection: what the engine sends is gathered."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.ended = ""
+        """Why the engine closed the connection; empty while it has not."""
+
+    def send(self, frame: bytes) -> None:
+        """Gather a frame."""
+        self.frames.append(frame)
+
+    def end(self, reason: str) -> None:
+        """Note that the engine has closed the connection."""
+        self.ended = reason
+
+
 class Peer:
-    """A connection on a bus without sockets: what the engine sends is gathered."""
+    """A connection on a bus without sockets."""
 
     def __init__(self, bus: Bus, **options) -> None:
-        self.frames: list[bytes] = []
+        self.wire = Wire()
+        self.frames = self.wire.frames
         self.bus = bus
-        self.connection = bus.connect(self.frames.append, **options)
+        self.connection = bus.connect(self.wire, **options)
         self.id = self.connection.id
 
     def send(self, **message) -> None:
@@ -36,24 +57,31 @@ class Peer:
         self.frames.clear()
         return [each for each in messages if message_type in (None, each["type"])]
 
-    def end(self, now: float = 0.0) -> None:
+    def end(self) -> None:
         """Disconnect."""
-        self.bus.disconnect(self.connection, now)
+        self.bus.disconnect(self.connection)
 
 
 @pytest.fixture
-def bus():
+def clock():
+    """The bare bus's time, which stands still."""
+    return ManualClock()
+
+
+@pytest.fixture
+def bus(clock):
     """A bare bus."""
-    return Bus()
+    return Bus(clock=clock)
 
 
 @pytest.fixture
 def join(bus):
     """Connects peers to the bare bus; what it greets them with is dropped."""
 
-    def join(**options) -> Peer:
+    def join(greeting=False, bus=bus, **options) -> Peer:
         peer = Peer(bus, **options)
-        peer.take()
+        if not greeting:
+            peer.take()
         return peer
 
     return join
@@ -117,8 +145,9 @@ async def run_engine():
     started: list[Running] = []
 
     async def run(*flags: str, prepare=None) -> Running:
-        ports = ("--port", "0", "--http-port", "0", "--admin-port", "0")
-        engine = Engine(read_settings([*ports, *flags], {}))
+        ports = ("--port", "0", "--http-port", "0", "--stream-port", "0", "--admin-port", "0")
+        settings = read_settings([*ports, *flags], {})
+        engine = Engine(settings, read_config_file(settings.config, {}) if settings.config else None)
         if prepare is not None:
             prepare(engine)
         started.append(Running(engine, await engine.start()))

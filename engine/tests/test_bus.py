@@ -1,10 +1,12 @@
-import json
 import logging
 
 import msgspec
 import pytest
 from agentos_engine import limits
-from agentos_engine.builtins import engine, sandbox
+from agentos_engine.builtins import engine, unserved
+from agentos_engine.builtins.listings import Listings
+from agentos_engine.bus.bus import Bus
+from agentos_engine.bus.connection import Peer as Who
 from agentos_engine.bus.registry import reserved
 from agentos_engine.protocol.messages import Message
 
@@ -13,10 +15,14 @@ def call(peer, function_id, invocation_id="i-1", **more):
     peer.send(type="invokefunction", function_id=function_id, invocation_id=invocation_id, **more)
 
 
-def test_a_connection_is_greeted_with_its_id_before_anything_else(bus):
-    sent = []
-    connection = bus.connect(sent.append)
-    assert json.loads(sent[0]) == {"type": "workerregistered", "worker_id": connection.id}
+def test_a_connection_is_greeted_with_its_id_before_anything_else(join):
+    worker = join(greeting=True)
+    (greeting,) = worker.take()
+    assert greeting == {
+        "type": "workerregistered",
+        "worker_id": worker.id,
+        "reattach_token": worker.connection.reattach_token,
+    }
 
 
 def test_a_call_goes_to_the_worker_and_its_result_comes_back_with_the_callers_id(join):
@@ -104,7 +110,7 @@ def test_a_call_that_wants_no_answer_is_delivered_without_an_id_and_never_answer
     (invoked,) = worker.take()
     assert "invocation_id" not in invoked
     assert caller.take() == []
-    assert bus.invocations.in_flight == 0
+    assert bus.calls.invocations.in_flight == 0
 
 
 def test_an_unknown_function_is_named(join):
@@ -130,7 +136,7 @@ def test_callers_hear_at_once_when_the_callee_goes(bus, join):
     answers = caller.take()
     assert {each["invocation_id"] for each in answers} == {"one", "two"}
     assert {each["error"]["code"] for each in answers} == {"invocation_stopped"}
-    assert bus.invocations.in_flight == 0
+    assert bus.calls.invocations.in_flight == 0
     call(caller, "a::f")
     assert caller.take()[0]["error"]["code"] == "function_not_found"
 
@@ -140,7 +146,7 @@ def test_nothing_is_left_of_a_caller_that_goes_and_the_late_result_is_dropped(bu
     worker.send(type="registerfunction", id="a::f")
     call(caller, "a::f")
     caller.end()
-    assert bus.invocations.in_flight == 0
+    assert bus.calls.invocations.in_flight == 0
     assert worker.connection.calls == {}
     caller.take()
     worker.take()
@@ -153,23 +159,214 @@ def test_a_worker_may_call_itself_and_go_in_the_middle_of_it(bus, join):
     worker.send(type="registerfunction", id="a::f")
     call(worker, "a::f")
     worker.end()
-    assert bus.invocations.in_flight == 0
+    assert bus.calls.invocations.in_flight == 0
 
 
-def test_the_newest_owner_is_called_and_the_older_one_takes_over(join):
-    older, newer, caller = join(), join(), join()
-    older.send(type="registerfunction", id="a::f")
-    newer.send(type="registerfunction", id="a::f")
-    older.send(type="registerfunction", id="a::f")  # again: keeps its rank
-    call(caller, "a::f")
-    assert (len(older.take()), len(newer.take())) == (0, 1)
-    newer.end()
+def test_several_owners_take_turns_and_take_over_from_each_other(join):
+    first, second, caller = join(), join(), join()
+    first.send(type="registerfunction", id="a::f")
+    second.send(type="registerfunction", id="a::f")
+    first.send(type="registerfunction", id="a::f")  # again: counts once
+    for number in range(4):
+        call(caller, "a::f", f"i-{number}")
+    assert (len(first.take()), len(second.take())) == (2, 2)
+    second.end()
     caller.take()
-    call(caller, "a::f")
-    assert len(older.take()) == 1
-    older.send(type="unregisterfunction", id="a::f")
+    call(caller, "a::f", "i-5")
+    assert len(first.take()) == 1
+    first.send(type="unregisterfunction", id="a::f")
     call(caller, "a::f", "late")
     assert caller.take()[-1]["error"]["code"] == "function_not_found"
+
+
+def test_the_owner_with_the_fewest_calls_in_flight_is_called(join):
+    busy, idle, caller = join(), join(), join()
+    busy.send(type="registerfunction", id="a::f")
+    busy.send(type="registerfunction", id="a::only")
+    idle.send(type="registerfunction", id="a::f")
+    for number in range(3):
+        call(caller, "a::only", f"i-{number}")
+    busy.take()
+    for number in range(3):
+        call(caller, "a::f", f"j-{number}")
+    assert (len(busy.take()), len(idle.take())) == (0, 3)
+
+
+def test_an_owner_that_is_silent_draining_or_slow_to_read_gets_calls_only_when_no_other_can(join):
+    owners, caller = [join(), join()], join()
+    for owner in owners:
+        owner.send(type="registerfunction", id="a::f")
+    for state in ("silent", "draining", "congested"):
+        setattr(owners[0].connection, state, True)
+        for number in range(4):
+            call(caller, "a::f", f"{state}-{number}")
+        assert (len(owners[0].take()), len(owners[1].take())) == (0, 4), state
+        setattr(owners[0].connection, state, False)
+    owners[1].end()
+    owners[0].connection.draining = True
+    caller.take()
+    call(caller, "a::f", "last")
+    assert len(owners[0].take()) == 1
+    owners[0].connection.silent = True
+    call(caller, "a::f", "refused")
+    assert caller.take()[-1]["error"]["code"] == "worker_unresponsive"
+
+
+def test_with_first_wins_the_newcomer_is_refused_as_in_iii(join):
+    bus = Bus(routing="first-wins")
+    first, second = join(bus=bus), join(bus=bus)
+    for worker in (first, second):
+        worker.send(type="registerfunction", id="a::f")
+    assert first.take() == []
+    (rejected,) = second.take()
+    assert rejected == {
+        "type": "registrationrejected",
+        "code": "FUNCTION_NAMESPACE_CONFLICT",
+        "namespace": "default",
+        "function_id": "a::f",
+        "owner_worker_id": first.id,
+    }
+    first.send(type="registerfunction", id="a::f")
+    assert first.take() == []
+    first.end()
+    second.send(type="registerfunction", id="a::f")
+    assert second.take() == []
+
+
+def test_past_its_deadline_a_call_is_answered_its_slot_freed_and_the_late_result_dropped(bus, join, clock):
+    worker, caller = join(), join()
+    worker.send(type="registerfunction", id="a::f", metadata={"timeout_ms": 1500})
+    worker.send(type="registerfunction", id="a::g")
+    call(caller, "a::f", "i")
+    call(caller, "a::g", "j")
+    clock._elapsed = 1.4
+    bus.calls.expire()
+    assert caller.take() == []
+    clock._elapsed = 1.5
+    bus.calls.expire()
+    (answer,) = caller.take()
+    assert (answer["invocation_id"], answer["error"]["code"]) == ("i", "TIMEOUT")
+    assert "1500 ms" in answer["error"]["message"]
+    assert bus.calls.invocations.in_flight == 1
+    worker.send(type="invocationresult", invocation_id="i", function_id="a::f", result=1)
+    assert caller.take() == []
+    worker.send(type="invocationresult", invocation_id="j", function_id="a::g", result=2)
+    assert caller.take()[0]["result"] == 2
+
+
+@pytest.mark.parametrize("timeout_ms", [0, -1, "5", True, None, float("1e300")])
+def test_a_time_limit_that_is_none_is_ignored(bus, join, clock, timeout_ms):
+    worker, caller = join(), join()
+    worker.send(type="registerfunction", id="a::f", metadata={"timeout_ms": timeout_ms})
+    call(caller, "a::f")
+    clock._elapsed = 6 * 24 * 3600.0
+    bus.calls.expire()
+    assert caller.take() == []
+
+
+async def test_draining_reports_when_nothing_is_in_flight(bus, join, clock):
+    worker, caller = join(), join()
+    worker.send(type="registerfunction", id="a::f")
+    call(caller, "a::f", "i")
+    drained = bus.spawn(bus.drain([worker.connection], 30))
+    await clock.advance(10)
+    assert not drained.done()
+    worker.send(type="invocationresult", invocation_id="i", function_id="a::f", result=1)
+    assert await drained is True
+    call(caller, "a::f", "j")
+    drained = bus.spawn(bus.drain([worker.connection], 30))
+    await clock.advance(31)
+    assert await drained is False
+    assert worker.connection.when_idle == []
+
+
+def test_functions_live_in_the_iii_namespace_that_their_worker_names_early_or_late(bus, join):
+    engine.install(bus)
+    Listings(bus)
+    orders, plain, caller = join(), join(), join()
+    orders.send(type="registerfunction", id="a::f")
+    orders.send(type="invokefunction", function_id="engine::workers::register", data={"namespace": "orders"})
+    orders.send(type="registerfunction", id="a::g")
+    plain.send(type="registerfunction", id="a::f")
+    for function_id, namespace in (("a::f", "orders"), ("a::g", "orders"), ("a::f", "default")):
+        call(caller, function_id, namespace=namespace)
+    assert [each["function_id"] for each in orders.take()] == ["a::f", "a::g"]
+    assert [each["function_id"] for each in plain.take()] == ["a::f"]
+    call(caller, "a::g")
+    (answer,) = caller.take()
+    assert answer["error"]["message"] == ("Function a::g not found in namespace default. It is registered in: orders.")
+    call(caller, "engine::functions::list", namespace="orders")
+    assert len(caller.take()[0]["result"]["functions"]) == 3
+
+
+@pytest.mark.parametrize("namespace", ["", "  ", 5, {}])
+def test_a_blank_or_odd_namespace_is_refused_with_a_code(join, namespace):
+    caller = join()
+    call(caller, "a::f", namespace=namespace)
+    assert caller.take()[0]["error"]["code"] == "INVALID_NAMESPACE"
+    call(caller, "a::f", namespace=None)
+    assert caller.take()[0]["error"]["code"] == "function_not_found"
+
+
+def test_check_11_reattaching_ends_the_old_connection_and_leaves_one_owner(bus, join):
+    old, new, caller = join(), join(), join()
+    old.send(type="registerfunction", id="a::f")
+    token = old.connection.reattach_token
+    new.send(type="reattach", previous_worker_id=old.id, reattach_token=token)
+    new.send(type="registerfunction", id="a::f")
+    assert old.wire.ended
+    assert old.id not in bus.connections
+    call(caller, "a::f")
+    assert (len(old.take()), len(new.take())) == (0, 1)
+
+
+@pytest.mark.parametrize("token", ["wrong", "", None, 5])
+def test_check_12_a_wrong_reattach_token_is_ignored(bus, join, token):
+    old, new = join(), join()
+    new.send(type="reattach", previous_worker_id=old.id, reattach_token=token)
+    new.send(type="registerfunction", id="a::f")
+    assert not old.wire.ended
+    assert len(bus.connections) == 2
+
+
+def test_another_identity_cannot_reattach_even_with_the_token(join):
+    old = join(peer=Who("r", "default/a", "u-1", "worker", "pod-1"))
+    new = join(peer=Who("r", "default/b", "u-2", "worker", "pod-2"))
+    new.send(type="reattach", previous_worker_id=old.id, reattach_token=old.connection.reattach_token)
+    assert not old.wire.ended
+
+
+def test_an_old_python_sdk_is_never_sent_more_than_it_takes(bus, join):
+    engine.install(bus)
+    Listings(bus)
+    old, caller = join(), join()
+    about = {"runtime": "python", "version": "0.11.6"}
+    old.send(type="invokefunction", function_id="engine::workers::register", data=about)
+    old.send(type="registerfunction", id="a::f")
+    call(caller, "a::f", data="x" * (1 << 20))
+    assert caller.take()[0]["error"]["code"] == "payload_too_large"
+    assert old.take() == []
+    assert bus.calls.invocations.in_flight == 0
+    caller.send(type="registerfunction", id="b::big")
+    call(old, "b::big", "i")
+    caller.send(type="invocationresult", invocation_id="i", function_id="b::big", result="x" * (1 << 20))
+    assert old.take()[0]["error"]["code"] == "payload_too_large"
+
+
+@pytest.mark.parametrize(
+    "metadata", ["[" * 200 + "]" * 200, '{"n": ' + "1" * 5000 + "}", '{"x": "' + "y" * (1 << 20) + '"}']
+)
+def test_what_other_workers_could_not_read_in_a_listing_is_not_registered(bus, join, metadata):
+    worker = join()
+    worker.bus.receive(worker.connection, b'{"type":"registerfunction","id":"a::f","metadata":%s}' % metadata.encode())
+    assert "metadata" in worker.take("error")[0]["error"]["message"]
+    assert len(bus.registry) == 0
+
+
+def test_an_invocation_id_without_bound_is_refused(join):
+    caller = join()
+    call(caller, "a::f", "i" * 2000)
+    assert caller.take() == []
 
 
 @pytest.mark.parametrize(
@@ -203,7 +400,7 @@ def test_other_ids_are_accepted_whether_or_not_they_are_claim_patterns(bus, join
 def test_functions_invoked_over_http_are_refused_aloud(bus, join):
     worker = join()
     worker.send(type="registerfunction", id="a::f", invocation={"url": "https://a.example"})
-    assert "not served" in worker.take("error")[0]["error"]["message"]
+    assert "iii-http-functions" in worker.take("error")[0]["error"]["message"]
     assert len(bus.registry) == 0
 
 
@@ -261,11 +458,12 @@ def test_a_call_or_answer_with_a_broken_payload_fails_at_once_instead_of_hanging
     bus.receive(worker.connection, b'{"type":"invocationresult","invocation_id":"c","result":Infinity}')
     (answer,) = caller.take()
     assert (answer["invocation_id"], answer["error"]["code"]) == ("c", "invalid_message")
-    assert bus.invocations.in_flight == 0
+    assert bus.calls.invocations.in_flight == 0
 
 
 def test_registering_in_any_order_gives_the_same_listing(bus, join):
     engine.install(bus)
+    Listings(bus)
     register = {"type": "invokefunction", "function_id": "engine::workers::register", "data": {"name": "w", "pid": 1}}
     function = {"type": "registerfunction", "id": "a::f", "metadata": {"k": 1}}
     asker, listings = join(), []
@@ -282,7 +480,8 @@ def test_registering_in_any_order_gives_the_same_listing(bus, join):
 
 def test_the_engines_own_functions_refuse_what_they_cannot_read(bus, join):
     engine.install(bus)
-    sandbox.install(bus)
+    Listings(bus)
+    unserved.install(bus)
     caller = join()
     call(caller, "engine::functions::list", data=[1])
     call(caller, "engine::workers::list", data={"x": "y" * (limits.MAX_BUILT_IN_PAYLOAD + 1)})
@@ -295,6 +494,7 @@ def test_the_engines_own_functions_refuse_what_they_cannot_read(bus, join):
 @pytest.mark.parametrize("data", [{"name": 5, "pid": "x", "os": None}, {"name": "n" * 1000, "pid": True}, None])
 def test_a_worker_that_tells_odd_things_about_itself_is_listed_all_the_same(bus, join, data):
     engine.install(bus)
+    Listings(bus)
     worker = join()
     worker.send(type="invokefunction", function_id="engine::workers::register", data=data)
     call(worker, "engine::workers::list")
@@ -315,6 +515,9 @@ def test_the_engines_own_callers_get_answers_too(bus, join):
         def failed(self, call, error):
             self.results.append(error.code)
 
+        def returned(self, call, result):
+            self.results.append(result)
+
     worker, caller = join(), Caller()
     worker.send(type="registerfunction", id="a::f")
     bus.invoke("a::f", b'{"n":1}', caller)
@@ -326,4 +529,4 @@ def test_the_engines_own_callers_get_answers_too(bus, join):
     bus.invoke("a::f", b"{}", caller)
     worker.end()
     assert caller.results == [2, "invocation_stopped"]
-    assert bus.invocations.in_flight == 0
+    assert bus.calls.invocations.in_flight == 0

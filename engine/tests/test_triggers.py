@@ -1,7 +1,11 @@
+import asyncio
+
 import pytest
 from agentos_engine import limits
 from agentos_engine.bus.connection import Peer as Who
+from agentos_engine.bus.errors import BusError
 from agentos_engine.triggers.connections import ConnectionsTrigger
+from agentos_engine.triggers.firing import Firing
 
 
 def bind(peer, trigger_type="my::type", trigger_id="t-1", function_id="b::f", **more):
@@ -94,7 +98,7 @@ def test_the_next_provider_takes_over_when_one_withdraws(join):
 
 @pytest.mark.parametrize("trigger_type", ["engine::connections", "engine::anything"])
 def test_the_engines_own_trigger_types_cannot_be_provided_by_a_worker(bus, join, trigger_type):
-    ConnectionsTrigger(bus, lambda delay, callback: None)
+    ConnectionsTrigger(bus)
     worker = join()
     worker.send(type="registertriggertype", id=trigger_type)
     assert "belongs to the engine" in worker.take("error")[0]["error"]["message"]
@@ -118,28 +122,10 @@ def test_bindings_are_bounded_and_replacing_one_takes_no_room(join, monkeypatch)
     assert worker.take()[0]["error"]["code"] == "limit_exceeded"
 
 
-class Clock:
-    """Gathers what is to run later."""
-
-    def __init__(self) -> None:
-        self.due = []
-
-    def call_later(self, delay, callback):
-        assert delay <= 0.02
-        self.due.append(callback)
-
-    def run(self):
-        due, self.due = self.due, []
-        for callback in due:
-            callback()
-
-
 @pytest.fixture
-def clock(bus):
+def told_by(bus):
     """Serves the type engine::connections on the bare bus."""
-    clock = Clock()
-    ConnectionsTrigger(bus, clock.call_later)
-    return clock
+    return ConnectionsTrigger(bus)
 
 
 OPERATOR = Who("r", "operator", "u-0", "operator", "pod-0")
@@ -151,18 +137,18 @@ def watch(operator):
     bind(operator, "engine::connections", function_id="op::changed")
 
 
-def told(operator, clock):
-    clock.run()
+async def told(operator, clock):
+    await clock.advance(0.02)
     messages = operator.take()
     assert all(each["type"] == "invokefunction" and "invocation_id" not in each for each in messages)
     return [each["data"] for each in messages]
 
 
-def test_the_operator_gets_a_snapshot_and_then_complete_entries_of_what_changed(join, clock):
+async def test_the_operator_gets_a_snapshot_and_then_complete_entries_of_what_changed(join, clock, told_by):
     worker, operator = join(peer=WORKER), join(peer=OPERATOR)
     worker.send(type="registerfunction", id="a::z")
     watch(operator)
-    (snapshot,) = told(operator, clock)
+    (snapshot,) = await told(operator, clock)
     assert snapshot["snapshot"] is True
     entries = {each["worker_id"]: each for each in snapshot["connections"]}
     assert set(entries) == {worker.id, operator.id}
@@ -180,61 +166,153 @@ def test_the_operator_gets_a_snapshot_and_then_complete_entries_of_what_changed(
     }
     worker.send(type="registerfunction", id="a::a")
     worker.send(type="registerfunction", id="a::b")
-    (change,) = told(operator, clock)
+    (change,) = await told(operator, clock)
     assert change["snapshot"] is False
     (entry,) = change["connections"]
     assert entry["functions"] == ["a::a", "a::b", "a::z"]
-    worker.end(now=1_000_000_000.0)
-    (change,) = told(operator, clock)
+    worker.end()
+    (change,) = await told(operator, clock)
     (entry,) = change["connections"]
     assert (entry["connected"], entry["worker_id"], entry["functions"]) == (False, worker.id, [])
-    assert (entry["pod_uid"], entry["since"]) == ("pod-1", "2001-09-09T01:46:40.000+00:00")
-    assert told(operator, clock) == []
+    assert (entry["pod_uid"], entry["since"]) == ("pod-1", "2025-06-15T15:06:40.040+00:00")
+    assert await told(operator, clock) == []
 
 
-def test_changes_close_together_are_told_once(join, clock):
+async def test_changes_close_together_are_told_once(join, clock, told_by):
     operator = join(peer=OPERATOR)
     watch(operator)
-    told(operator, clock)
+    await told(operator, clock)
     worker = join(peer=WORKER)
     for number in range(50):
         worker.send(type="registerfunction", id=f"a::{number}")
-    (change,) = told(operator, clock)
+    (change,) = await told(operator, clock)
     (entry,) = change["connections"]
     assert len(entry["functions"]) == 50
 
 
-def test_a_binding_made_before_its_function_gets_its_snapshot_when_that_comes(join, clock):
+async def test_a_binding_made_before_its_function_gets_its_snapshot_when_that_comes(join, clock, told_by):
     operator = join(peer=OPERATOR)
     bind(operator, "engine::connections", function_id="op::changed")
-    assert told(operator, clock) == []
+    assert await told(operator, clock) == []
     operator.send(type="registerfunction", id="op::changed")
-    (snapshot,) = told(operator, clock)
+    (snapshot,) = await told(operator, clock)
     assert snapshot["snapshot"] is True
 
 
-def test_each_of_two_operators_is_told_on_its_own_connection(join, clock):
+async def test_each_of_two_operators_is_told_on_its_own_connection(join, clock, told_by):
     first, second = join(peer=OPERATOR), join(peer=OPERATOR)
     watch(first)
     watch(second)
-    clock.run()
+    await clock.advance(0.02)
     assert [each["data"]["snapshot"] for each in first.take()] == [True]
     assert [each["data"]["snapshot"] for each in second.take()] == [True]
 
 
-def test_a_worker_may_not_watch_connections_when_identities_are_known(join, clock):
+async def test_a_worker_may_not_watch_connections_when_identities_are_known(join, clock, told_by):
     worker = join(peer=WORKER)
     watch(worker)
     (refused,) = worker.take()
     assert (refused["type"], refused["error"]["code"]) == ("triggerregistrationresult", "FORBIDDEN")
-    assert told(worker, clock) == []
+    assert await told(worker, clock) == []
 
 
-def test_anybody_may_watch_connections_of_an_open_engine_and_none_is_told_after_unbinding(join, clock):
+async def test_anybody_may_watch_connections_of_an_open_engine_and_none_is_told_after_unbinding(join, clock, told_by):
     anybody = join()
     watch(anybody)
-    (snapshot,) = told(anybody, clock)
+    (snapshot,) = await told(anybody, clock)
     assert snapshot["connections"][0]["subject"] == ""
     anybody.send(type="unregistertrigger", id="t-1")
     join()
-    assert told(anybody, clock) == []
+    assert await told(anybody, clock) == []
+
+
+class Kept:
+    """A trigger type of the engine that keeps what is bound to it."""
+
+    def __init__(self):
+        self.bound = []
+
+    def bind(self, binding):
+        if binding.config == b'"bad"':
+            raise BusError("trigger_registration_failed", "bad config")
+        self.bound.append(binding)
+
+    def unbind(self, binding):
+        if binding in self.bound:
+            self.bound.remove(binding)
+
+
+def test_replicas_that_bind_the_same_count_as_one_and_take_over_from_each_other(bus, join):
+    kept = Kept()
+    bus.triggers.serve("k", kept)
+    first, second, third = join(), join(), join()
+    for number, worker in enumerate((first, second, third)):
+        config = {"a": 1, "b": 2} if number else {"b": 2, "a": 1}
+        bind(worker, "k", f"t-{number}", config=config)
+        bind(worker, "k", f"u-{number}", config={"other": True})
+    assert [each.connection.id for each in kept.bound] == [first.id, first.id]
+    first.send(type="unregistertrigger", id="t-0")
+    assert sorted(each.id for each in kept.bound) == ["t-1", "u-0"]
+    first.end()
+    second.end()
+    assert sorted(each.id for each in kept.bound) == ["t-2", "u-2"]
+    third.end()
+    assert kept.bound == []
+    assert bus.triggers.served["k"].groups == {}
+
+
+def test_one_connection_may_bind_the_same_twice(bus, join):
+    kept = Kept()
+    bus.triggers.serve("k", kept)
+    worker = join()
+    bind(worker, "k", "t-1", config=1)
+    bind(worker, "k", "t-2", config=1)
+    assert len(kept.bound) == 2
+
+
+def test_bindings_wait_for_a_type_of_the_engine_that_comes_goes_and_comes_back(bus, join):
+    kept, worker = Kept(), join()
+    bind(worker, "k", "t-1", config={"x": 1})
+    bind(worker, "k", "t-2", config="bad")
+    assert worker.take() == []
+    bus.triggers.serve("k", kept)
+    assert [each.id for each in kept.bound] == ["t-1"]
+    (refused,) = worker.take()
+    assert (refused["id"], refused["error"]["message"]) == ("t-2", "bad config")
+    bus.triggers.unserve("k")
+    assert kept.bound == []
+    again = Kept()
+    bus.triggers.serve("k", again)
+    assert [each.id for each in again.bound] == ["t-1"]
+
+
+def test_a_refused_binding_can_be_made_right_under_its_id(bus, join):
+    kept, worker = Kept(), join()
+    bus.triggers.serve("k", kept)
+    bind(worker, "k", "t-1", config="bad")
+    assert worker.take()[0]["error"]["code"] == "trigger_registration_failed"
+    bind(worker, "k", "t-1", config="good")
+    assert (worker.take(), len(kept.bound)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fires"),
+    [({"result": False}, False), ({"result": None}, True), ({}, True), ({"result": 0}, True), ({"error": True}, False)],
+)
+async def test_only_a_literal_false_or_an_error_of_the_condition_keeps_a_trigger_from_firing(bus, join, answer, fires):
+    kept, worker = Kept(), join()
+    bus.triggers.serve("k", kept)
+    for function_id in ("a::f", "a::condition"):
+        worker.send(type="registerfunction", id=function_id)
+    bind(worker, "k", function_id="a::f", config={"condition_function_id": "a::condition"}, metadata={"m": 1})
+    Firing(bus).start(kept.bound[0], b'{"x":1}')
+    await asyncio.sleep(0)
+    (asked,) = worker.take()
+    assert (asked["function_id"], asked["data"]) == ("a::condition", {"x": 1})
+    if "error" in answer:
+        answer = {"error": {"code": "E", "message": "m"}}
+    worker.send(type="invocationresult", invocation_id=asked["invocation_id"], function_id="a::condition", **answer)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    fired = [(each["function_id"], each["data"], each["metadata"]) for each in worker.take()]
+    assert fired == ([("a::f", {"x": 1}, {"m": 1})] if fires else [])

@@ -1,27 +1,60 @@
-"""``engine::*``: who and what is on the bus.
+"""``engine::workers::register``, ``engine::workers::drain`` and the triggers that are made by a call."""
 
-Entries carry the keys of both the 0.11 and the 0.23 line of iii, so that SDKs of either find theirs.
-"""
-
-import time
+import asyncio
+import uuid
 
 import msgspec
 
+from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
-from agentos_engine.bus.connection import ANONYMOUS, Connection
+from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection, Description
 from agentos_engine.bus.errors import BusError
-from agentos_engine.bus.registry import Registration
-from agentos_engine.protocol.messages import is_null
+from agentos_engine.bus.functions import Context, decode
+from agentos_engine.bus.registrations import check_id
+from agentos_engine.protocol.messages import decode_error, listable
+from agentos_engine.triggers.registry import Binding
 
 MAX_TEXT = 256
 """Characters kept of each text that a worker tells about itself."""
+OLD_PYTHON_MAX_FRAME = 1 << 20
+"""Bytes that Python SDKs before 0.25 take in one message; one more ends their connection with code 1009."""
+PROVIDER_TIMEOUT = 10.0
+"""Seconds for the provider of a trigger type to take a binding."""
+MAX_DRAIN_TIMEOUT = 3600.0
+
+
+class _Drain(msgspec.Struct):
+    worker_id: str | None = None
+    pod_uid: str | None = None
+    name: str | None = None
+    timeout_ms: int = 30_000
+
+
+class _RegisterTrigger(msgspec.Struct):
+    trigger_type: str
+    function_id: str
+    config: msgspec.Raw = msgspec.Raw(b"null")
+    metadata: msgspec.Raw = msgspec.Raw(b"null")
+    namespace: str | None = None
+    trigger_namespace: str | None = None
+
+
+class _UnregisterTrigger(msgspec.Struct):
+    id: str
+    trigger_type: str | None = None
 
 
 def install(bus: Bus) -> None:
     """Add the functions to a bus."""
 
-    def workers_register(caller: Connection, data: msgspec.Raw) -> object:
-        fields = _fields("engine::workers::register", data)
+    def workers_register(context: Context, data: bytes) -> object:
+        caller = context.connection
+        if caller is None:
+            raise BusError("FORBIDDEN", "engine::workers::register is for workers")
+        fields = decode("engine::workers::register", b"{}" if data == b"null" else data, dict[str, object])
+        namespace = fields.get("namespace")
+        if isinstance(namespace, str):
+            bus.settle(caller, namespace)
         about = caller.about
         about.name = _text(fields, "name")
         about.runtime = _text(fields, "runtime")
@@ -31,127 +64,99 @@ def install(bus: Bus) -> None:
         about.isolation = _text(fields, "isolation") or None
         pid = fields.get("pid")
         about.pid = pid if isinstance(pid, int) and not isinstance(pid, bool) else None
+        caller.max_frame = _max_frame(about)
         bus.changed(caller)
         return {"success": True}
 
-    def functions_list(caller: Connection, data: msgspec.Raw) -> object:
-        fields = _fields("engine::functions::list", data)
-        prefix, search = _text(fields, "prefix"), _text(fields, "search").lower()
-        workers = {name for name in (_text(fields, "worker"), *_texts(fields, "workers")) if name}
-        internal = fields.get("include_internal") is True
-        found = [
-            _function_entry(each)
-            for each in bus.registry
-            if (internal or not each.internal)
-            and each.function_id.startswith(prefix)
-            and (search in each.function_id.lower() or search in (each.description or b"").decode().lower())
-            and (not workers or each.connection.about.name in workers)
-        ]
-        if internal and not workers:
-            found += [
-                _built_in_entry(each) for each in bus.built_ins if each.startswith(prefix) and search in each.lower()
-            ]
-        return {"functions": sorted(found, key=lambda function: function["function_id"])}
-
-    def workers_list(caller: Connection, data: msgspec.Raw) -> object:
-        fields = _fields("engine::workers::list", data)
-        worker_id, search = _text(fields, "worker_id"), _text(fields, "search").lower()
-        runtime, status = _text(fields, "runtime"), _text(fields, "status")
-        entries = [
-            _worker_entry(each)
+    async def workers_drain(context: Context, data: bytes) -> object:
+        wanted = decode("engine::workers::drain", data, _Drain)
+        if wanted.worker_id is None and wanted.pod_uid is None and wanted.name is None:
+            raise BusError("INVALID_ARGUMENTS", "say which workers: worker_id, pod_uid or name")
+        _check_operator(context.connection, "engine::workers::drain")
+        connections = [
+            each
             for each in bus.connections.values()
-            if (not worker_id or each.id == worker_id)
-            and (search in each.about.name.lower() or search in each.about.description.lower())
-            and (not runtime or each.about.runtime == runtime)
+            if wanted.worker_id in (None, each.id)
+            and wanted.pod_uid in (None, each.peer.pod_uid)
+            and wanted.name in (None, each.about.name)
         ]
-        entries = [each for each in entries if not status or each["status"] == status]
-        entries.sort(key=lambda each: (each["name"], each["id"]))
-        return {"workers": entries, "timestamp": int(time.time() * 1000)}
+        seconds = min(max(wanted.timeout_ms / 1000, 0.0), MAX_DRAIN_TIMEOUT)
+        drained = await bus.drain(connections, seconds)
+        workers = [{"worker_id": each.id, "in_flight": len(each.calls)} for each in connections]
+        return {"drained": drained, "workers": workers}
 
-    bus.built_ins["engine::workers::register"] = workers_register
-    bus.built_ins["engine::functions::list"] = functions_list
-    bus.built_ins["engine::workers::list"] = workers_list
+    async def register_trigger(context: Context, data: bytes) -> object:
+        wanted = decode("engine::register_trigger", data, _RegisterTrigger)
+        check_id(wanted.trigger_type, "trigger type")
+        check_id(wanted.function_id, "function id")
+        caller = context.connection
+        if caller is not None and caller.guard is not None:
+            raise BusError(
+                "FORBIDDEN", "on this listener triggers are made by registering them, so that its rules apply"
+            )
+        result = asyncio.get_running_loop().create_future()
+        try:
+            binding = Binding(
+                str(uuid.uuid4()),
+                wanted.trigger_type,
+                wanted.function_id,
+                None,
+                listable(wanted.config, "config"),
+                listable(wanted.metadata, "metadata"),
+                namespace=wanted.namespace or (caller.namespace if caller is not None else DEFAULT_NAMESPACE),
+                trigger_namespace=wanted.trigger_namespace,
+                on_result=lambda error: _resolve(result, error),
+            )
+        except ValueError as error:
+            raise BusError("INVALID_ARGUMENTS", str(error)) from error
+        try:
+            bus.triggers.bind(binding)
+            timer = bus.clock.call_later(PROVIDER_TIMEOUT, _resolve, result, None)
+            try:
+                refusal = await result
+            finally:
+                timer.cancel()
+        except BaseException:
+            bus.triggers.unbind(None, binding.id)
+            raise
+        if refusal is not None:
+            bus.triggers.unbind(None, binding.id)
+            error = decode_error(msgspec.Raw(refusal))
+            code, message = (error.code, error.message) if error else ("trigger_registration_failed", "refused")
+            raise BusError(code, message)
+        return {"id": binding.id}
 
+    def unregister_trigger(context: Context, data: bytes) -> object:
+        wanted = decode("engine::unregister_trigger", data, _UnregisterTrigger)
+        return {"removed": bus.triggers.unbind(None, wanted.id)}
 
-def _function_entry(function: Registration) -> dict:
-    def raw(value: bytes | None) -> msgspec.Raw | None:
-        return None if value is None else msgspec.Raw(value)
-
-    return {
-        "function_id": function.function_id,
-        "namespace": "default",
-        "worker_name": function.connection.about.name,
-        "description": raw(function.description),
-        "request_format": raw(function.request_format),
-        "response_format": raw(function.response_format),
-        "metadata": raw(function.metadata),
-    }
-
-
-def _built_in_entry(function_id: str) -> dict:
-    return {
-        "function_id": function_id,
-        "namespace": "default",
-        "worker_name": "engine",
-        "description": None,
-        "request_format": None,
-        "response_format": None,
-        "metadata": {"internal": True},
-    }
-
-
-def _worker_entry(connection: Connection) -> dict:
-    about, peer = connection.about, connection.peer
-    entry = {
-        "id": connection.id,
-        "name": about.name,
-        "namespace": "default",
-        "description": about.description,
-        "runtime": about.runtime,
-        "version": about.version,
-        "os": about.os,
-        "ip_address": connection.ip_address,
-        "pid": about.pid,
-        "isolation": about.isolation,
-        "internal": False,
-        "status": "available" if connection.registrations else "connected",
-        "connected_at_ms": int(connection.connected_at * 1000),
-        "function_count": len(connection.registrations),
-        "functions": sorted(connection.registrations),
-        "active_invocations": len(connection.calls),
-        "latest_metrics": None,
-    }
-    if peer is not ANONYMOUS:
-        entry["identity"] = {
-            "realm": peer.realm,
-            "subject": peer.subject,
-            "uid": peer.uid,
-            "role": peer.role,
-            "pod_uid": peer.pod_uid,
-        }
-    return entry
+    for function_id, handler, description in (
+        ("engine::workers::register", workers_register, "Tells the engine who the calling worker is"),
+        ("engine::workers::drain", workers_drain, "Gives workers no new calls and reports when they have none left"),
+        ("engine::register_trigger", register_trigger, "Binds a function to a trigger type until it is unbound"),
+        ("engine::unregister_trigger", unregister_trigger, "Undoes engine::register_trigger"),
+    ):
+        bus.functions.add(function_id, handler, description)
 
 
-def _fields(function_id: str, data: msgspec.Raw) -> dict:
-    """Return the payload as a dict; null and absent are empty. Raises BusError for anything else."""
-    if is_null(data):
-        return {}
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BusError("deserialization_error", f"Failed to deserialize input for {function_id}: {error}") from error
-    if not isinstance(value, dict):
-        raise BusError(
-            "deserialization_error", f"Failed to deserialize input for {function_id}: expected an object or null"
-        )
-    return value
+def _resolve(result: "asyncio.Future[bytes | None]", error: bytes | None) -> None:
+    if not result.done():
+        result.set_result(error)
 
 
-def _text(fields: dict, name: str) -> str:
+def _check_operator(caller: Connection | None, function_id: str) -> None:
+    """Raise BusError FORBIDDEN when identities are known and the caller is a worker."""
+    if caller is not None and caller.peer is not ANONYMOUS and caller.peer.role == "worker":
+        raise BusError("FORBIDDEN", f"{function_id} is for the operator; a {caller.peer.role} may not call it")
+
+
+def _max_frame(about: Description) -> int:
+    parts = about.version.split(".")
+    if about.runtime == "python" and len(parts) > 1 and parts[0] == "0" and parts[1].isdecimal() and int(parts[1]) < 25:
+        return OLD_PYTHON_MAX_FRAME
+    return limits.MAX_MESSAGE
+
+
+def _text(fields: dict[str, object], name: str) -> str:
     value = fields.get(name)
     return value[:MAX_TEXT] if isinstance(value, str) else ""
-
-
-def _texts(fields: dict, name: str) -> list[str]:
-    value = fields.get(name)
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []

@@ -5,10 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from agentos_engine import limits
+
 if TYPE_CHECKING:
+    from agentos_engine.bus.guard import Guard
     from agentos_engine.bus.invocations import Call
     from agentos_engine.bus.registry import Registration
     from agentos_engine.triggers.registry import Binding
+
+DEFAULT_NAMESPACE = "default"
+"""The iii namespace of whoever names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ ANONYMOUS = Peer()
 
 @dataclass(slots=True)
 class Description:
-    """What a worker told about itself with ``engine::workers::register``."""
+    """What a worker told about itself with ``engine::workers::register``; ``version`` is that of its SDK."""
 
     name: str = ""
     runtime: str = ""
@@ -38,23 +44,49 @@ class Description:
     pid: int | None = None
 
 
+class Link:
+    """The other end of a connection as the bus needs it: the socket, or in tests a list."""
+
+    def send(self, frame: bytes) -> None:
+        """Hand one text frame to the socket; on a closed connection this does nothing."""
+        raise NotImplementedError
+
+    def end(self, reason: str) -> None:
+        """Close the connection so that the SDK comes back; the bus has forgotten it already."""
+
+    def unsent(self) -> int:
+        """Bytes that wait because the peer does not read."""
+        return 0
+
+
 @dataclass(slots=True, eq=False)
 class Connection:
-    """A worker's connection as the bus sees it.
-
-    ``send`` hands one text frame to the socket; on a closed connection it does nothing.
-    """
+    """A worker's connection as the bus sees it."""
 
     id: str
+    link: Link
     send: Callable[[bytes], None]
+    """The link's, kept here because every message needs it."""
     peer: Peer = ANONYMOUS
     ip_address: str = ""
+    max_frame: int = limits.MAX_MESSAGE
+    """Largest frame that its SDK takes, in bytes: a larger one would end the link."""
+    reattach_token: str = ""
+    namespace: str = DEFAULT_NAMESPACE
+    guard: "Guard | None" = None
+    """Rules of the listener that it came by; None when there are none."""
     about: Description = field(default_factory=Description)
     connected_at: float = field(default_factory=time.time)
     """Seconds since 1970."""
     since: float = 0.0
     """Seconds since 1970 of the last change between connected and not."""
     closed: bool = False
+    silent: bool = False
+    """Nothing came from it for so long that it gets no new calls."""
+    draining: bool = False
+    """It is going: calls go to others, as long as there are any."""
+    congested: bool = False
+    """More waits to be sent than its socket takes."""
     registrations: "dict[str, Registration]" = field(default_factory=dict)
     bindings: "dict[str, Binding]" = field(default_factory=dict)
     trigger_types: set[str] = field(default_factory=set)
@@ -62,8 +94,12 @@ class Connection:
     registered_bytes: int = 0
     calls: "dict[str, Call]" = field(default_factory=dict)
     """Calls that this worker is to answer, by the invocation id that it was given: nobody else can answer them."""
+    given_up: set[str] = field(default_factory=set)
+    """Ids of calls that nobody waits for any more, but this worker may yet answer: no other call gets such an id."""
     outgoing: "set[Call]" = field(default_factory=set)
     """Calls that this worker made and waits for."""
+    when_idle: list[Callable[[], None]] = field(default_factory=list)
+    """Called once the last of ``calls`` has ended."""
     faults: int = 0
     """Frames that could not be understood."""
 

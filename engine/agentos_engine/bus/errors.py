@@ -1,19 +1,34 @@
 """Errors that callers get from the engine itself."""
 
+from collections.abc import Iterable
+
 
 class BusError(Exception):
-    """A call or registration that the engine refuses: a code for programs and a message for people."""
+    """A call or registration that fails: a code for programs and a message for people.
 
-    def __init__(self, code: str, message: str) -> None:
+    ``stacktrace`` is that of a worker's handler, when it sent one.
+    """
+
+    def __init__(self, code: str, message: str, stacktrace: str | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.stacktrace = stacktrace
 
 
-def function_not_found(function_id: str) -> BusError:
-    """No live worker has the function. Clients match the text, so it is that of the iii engine."""
-    return BusError("function_not_found", f"Function {function_id} not found in namespace default.")
+def function_not_found(function_id: str, namespace: str = "default", elsewhere: Iterable[str] = ()) -> BusError:
+    """No live worker has the function in this iii namespace; ``elsewhere``: the namespaces that do have it.
+
+    Clients match the text, so it begins as that of the iii engine.
+    """
+    text = f"Function {function_id} not found in namespace {namespace}."
+    if others := sorted(elsewhere):
+        text += f" It is registered in: {', '.join(others)}."
+    return BusError("function_not_found", text)
 
 
 INVOCATION_STOPPED = BusError("invocation_stopped", "Invocation stopped: the worker that ran it has disconnected.")
 """What callers get when the connection of the callee ends before it answered."""
+
+ENGINE_STOPPING = BusError("invocation_stopped", "Invocation stopped: the engine is restarting.")
+"""What callers get whose calls are still open when the engine ends."""

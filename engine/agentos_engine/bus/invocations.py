@@ -1,67 +1,142 @@
 """Calls that wait for an answer."""
 
-import uuid
+import asyncio
+import logging
+import os
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
 from agentos_engine.bus.connection import Connection
 from agentos_engine.bus.errors import BusError
+from agentos_engine.clock import Clock
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import Message, decode_error, is_null
 
+log = logging.getLogger(__name__)
+
+MAX_GIVEN_UP = 1000
+"""Ids of calls that were given up, kept for a worker that answers none of them; with more it gets the engine's ids."""
+
 
 class Caller(Protocol):
-    """Whoever waits for an answer: a worker's connection or an HTTP request."""
+    """Whoever waits for an answer: a worker's connection, an HTTP request, a part of the engine."""
 
     def answered(self, call: "Call", message: Message, frame: bytes) -> None:
         """The worker answered with ``message``, which came as ``frame``."""
 
+    def returned(self, call: "Call", result: bytes | None) -> None:
+        """A function of the engine, or one that it called over HTTP, gave raw JSON, or None for nothing."""
+
     def failed(self, call: "Call", error: BusError) -> None:
-        """There will be no answer of the worker."""
+        """There will be no answer."""
+
+
+def _new_id() -> str:
+    """A UUID of version 4, as the protocol has them; made by hand, since the library's takes 2 µs."""
+    digits = f"{int.from_bytes(os.urandom(16)):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 class Call:
-    """One call in flight. ``id`` is the invocation id at the callee, ``caller_id`` that of the caller."""
+    """One call in flight. ``id`` is the invocation id at the callee, ``caller_id`` that of the caller.
 
-    __slots__ = ("caller", "caller_id", "function_id", "id", "origin", "target")
+    ``target`` is None when the engine carries it out itself; ``timeout`` is in seconds, None for as long as it takes.
+    """
+
+    __slots__ = ("caller", "caller_id", "function_id", "id", "open", "origin", "started", "target", "task", "timeout")
 
     def __init__(
-        self, function_id: str, caller: Caller, caller_id: str, target: Connection, origin: Connection | None
+        self,
+        function_id: str,
+        caller: Caller,
+        caller_id: str,
+        target: Connection | None,
+        origin: Connection | None,
+        timeout: float | None,
+        started: float,
     ) -> None:
         # Two callers may use one id: only then the callee gets another than the caller's, which spares a rewrite.
-        self.id = str(uuid.uuid4()) if not caller_id or caller_id in target.calls else caller_id
+        self.id = _new_id() if not caller_id or (target is not None and _taken(target, caller_id)) else caller_id
         self.caller_id = caller_id
         self.function_id = function_id
         self.caller = caller
         self.target = target
         self.origin = origin
+        self.timeout = timeout
+        self.started = started
+        self.open = True
+        self.task: asyncio.Task[None] | None = None
+        """What carries it out in the engine."""
+
+
+def _taken(target: Connection, invocation_id: str) -> bool:
+    """Whether an answer of the target under this id could be one to another call."""
+    given_up = target.given_up
+    return invocation_id in target.calls or invocation_id in given_up or len(given_up) >= MAX_GIVEN_UP
+
+
+def _give_up(call: Call) -> None:
+    """Nobody waits for the answer, should it come; an id that the engine made up is used once anyway."""
+    target = call.target
+    if target is not None and call.id == call.caller_id and len(target.given_up) < MAX_GIVEN_UP:
+        target.given_up.add(call.id)
 
 
 class Invocations:
     """All calls in flight, kept at the connection that has to answer them."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.in_flight = 0
+        self.observe: Callable[[str, float, bool], object] | None = None
+        """Told of each call that has ended: function id, seconds, whether it went well."""
+        self._clock = clock
+        self._local: set[Call] = set()
+        self._deadlines: dict[float, dict[Call, None]] = {}
+        """By time-out and then in the order of their starts, which is that of their deadlines."""
 
     def open(
-        self, function_id: str, caller: Caller, caller_id: str, target: Connection, origin: Connection | None = None
+        self,
+        function_id: str,
+        caller: Caller,
+        caller_id: str,
+        target: Connection | None,
+        origin: Connection | None,
+        timeout: float | None,
+        now: float,
     ) -> Call:
         """Record a call; to be done before the frame is sent, since a fast callee may answer at once."""
-        call = Call(function_id, caller, caller_id, target, origin)
-        target.calls[call.id] = call
+        call = Call(function_id, caller, caller_id, target, origin, timeout, now)
+        if target is not None:
+            target.calls[call.id] = call
+        else:
+            self._local.add(call)
         if origin is not None:
             origin.outgoing.add(call)
+        if timeout is not None:
+            self._deadlines.setdefault(timeout, {})[call] = None
         self.in_flight += 1
         return call
 
     def close(self, call: Call) -> bool:
         """Forget a call; False when it was already closed."""
-        if call.target.calls.get(call.id) is not call:
+        if not call.open:
             return False
-        del call.target.calls[call.id]
+        call.open = False
+        target = call.target
+        if target is not None:
+            del target.calls[call.id]
+            if target.when_idle and not target.calls:
+                waiting, target.when_idle = target.when_idle, []
+                for idle in waiting:
+                    idle()
+        else:
+            self._local.discard(call)
         if call.origin is not None:
             call.origin.outgoing.discard(call)
+        if call.timeout is not None:
+            self._deadlines[call.timeout].pop(call, None)
         self.in_flight -= 1
         return True
 
@@ -70,15 +145,58 @@ class Invocations:
         call = target.calls.get(invocation_id)
         if call is not None:
             self.close(call)
+        else:
+            target.given_up.discard(invocation_id)
         return call
+
+    def abandon(self, call: Call) -> None:
+        """Forget a call that nobody waits for any more; what the engine does for it is stopped."""
+        if self.close(call):
+            _give_up(call)
+            if call.task is not None:
+                call.task.cancel()
+
+    def fail(self, call: Call, error: BusError) -> bool:
+        """End a call with an error; False when it had ended."""
+        if not self.close(call):
+            return False
+        _give_up(call)
+        if call.task is not None:
+            call.task.cancel()
+        if self.observe is not None:
+            self.observe(call.function_id, self._clock.monotonic() - call.started, False)
+        try:
+            call.caller.failed(call, error)
+        except Exception:  # the callers of the other calls that end with this one must hear of it all the same
+            log.exception("whoever called %s could not be told that it failed", call.function_id)
+        return True
 
     def stop(self, connection: Connection, error: BusError) -> None:
         """Drop the calls that a connection made, and fail those that it was to answer."""
         for call in list(connection.outgoing):
-            self.close(call)
+            self.abandon(call)
         for call in list(connection.calls.values()):
-            self.close(call)
-            call.caller.failed(call, error)
+            self.fail(call, error)
+
+    def stop_all(self, connections: list[Connection], error: BusError) -> None:
+        """Fail every call, so that each caller knows before its own connection ends."""
+        for connection in connections:
+            for call in list(connection.calls.values()):
+                self.fail(call, error)
+        for call in list(self._local):
+            self.fail(call, error)
+
+    def expired(self, now: float) -> list[Call]:
+        """Return the calls whose time is over; ``now`` is of the clock of their ``started``."""
+        late = []
+        for timeout, calls in list(self._deadlines.items()):
+            for call in calls:
+                if call.started + timeout > now:
+                    break
+                late.append(call)
+            if not calls:
+                del self._deadlines[timeout]
+        return late
 
 
 class WorkerCaller:
@@ -91,12 +209,77 @@ class WorkerCaller:
 
     def answered(self, call: Call, message: Message, frame: bytes) -> None:
         """Send the answer: as it came when nothing has to be changed in it."""
-        self._connection.send(_answer(call, message, frame))
+        self._send(call, _answer(call, message, frame))
+
+    def returned(self, call: Call, result: bytes | None) -> None:
+        """Send a result of the engine."""
+        self._send(call, frames.result(call.caller_id, call.function_id, value=result))
 
     def failed(self, call: Call, error: BusError) -> None:
         """Send an error."""
-        body = frames.error_body(error.code, error.message)
-        self._connection.send(frames.failed(call.caller_id, call.function_id, body))
+        self._send(call, frames.failed(call.caller_id, call.function_id, _body(error)))
+
+    def _send(self, call: Call, frame: bytes) -> None:
+        if len(frame) > self._connection.max_frame:
+            text = f"an answer of {len(frame)} bytes is more than the caller's SDK takes ({self._connection.max_frame})"
+            frame = frames.failed(call.caller_id, call.function_id, frames.error_body("payload_too_large", text))
+        self._connection.send(frame)
+
+
+class FutureCaller:
+    """A part of the engine that awaits the answer."""
+
+    __slots__ = ("future",)
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+    def answered(self, call: Call, message: Message, frame: bytes) -> None:
+        """Take the worker's answer."""
+        if self.future.done():
+            return
+        if not is_null(message.error):
+            self.future.set_exception(error_of(message))
+        else:
+            self.future.set_result(None if is_null(message.result) else bytes(message.result))
+
+    def returned(self, call: Call, result: bytes | None) -> None:
+        """Take a result of the engine."""
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def failed(self, call: Call, error: BusError) -> None:
+        """Take an error."""
+        if not self.future.done():
+            self.future.set_exception(BusError(error.code, error.message, error.stacktrace))
+
+
+class Nobody:
+    """The caller of a void call: it hears nothing."""
+
+    def answered(self, call: Call, message: Message, frame: bytes) -> None:
+        """Drop the answer."""
+
+    def returned(self, call: Call, result: bytes | None) -> None:
+        """Drop the result."""
+
+    def failed(self, call: Call, error: BusError) -> None:
+        """Drop the error."""
+
+
+NOBODY = Nobody()
+
+
+def error_of(message: Message) -> BusError:
+    """The error in a worker's answer."""
+    error = decode_error(message.error)
+    if error is None:
+        return BusError("invocation_failed", "the worker reported an error without a code and a message")
+    return BusError(error.code, error.message, error.stacktrace)
+
+
+def _body(error: BusError) -> bytes:
+    return frames.error_body(error.code, error.message, error.stacktrace)
 
 
 def _answer(call: Call, message: Message, frame: bytes) -> bytes:
@@ -104,7 +287,7 @@ def _answer(call: Call, message: Message, frame: bytes) -> bytes:
     if not is_null(message.error):
         error: msgspec.Raw | bytes = message.error
         if decode_error(message.error) is None:
-            error = frames.error_body("invocation_failed", "the worker reported an error without a code and a message")
+            error = _body(error_of(message))
         elif call.id == call.caller_id:
             return frame
         return frames.failed(call.caller_id, call.function_id, error, **trace)

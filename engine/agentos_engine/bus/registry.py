@@ -1,11 +1,18 @@
 """Which functions there are and which connections serve them."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from agentos_contracts.patterns import BUILT_IN_IDS, RESERVED_SEGMENTS
 
-from agentos_engine.bus.connection import Connection
+from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
+
+BALANCED = "balanced"
+FIRST_WINS = "first-wins"
+
+Remote = Callable[..., Awaitable[bytes | None]]
+"""A function that is not at the worker itself: ``(data, invocation_id, *, traceparent, baggage)`` in, raw JSON or
+None out; raises BusError."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -14,6 +21,8 @@ class Registration:
 
     function_id: str
     connection: Connection
+    local_id: str = ""
+    """The id as the worker knows it, when its listener puts a prefix before it; else the same."""
     size: int = 0
     description: bytes | None = None
     request_format: bytes | None = None
@@ -21,6 +30,42 @@ class Registration:
     metadata: bytes | None = None
     internal: bool = False
     """Hidden from listings unless these ask for internal functions."""
+    timeout: float | None = None
+    """Seconds in which a call is to be answered, from the metadata; None: the engine's own limit."""
+    version: str = ""
+    """The worker's version, from the metadata."""
+    remote: Remote | None = None
+    """Set for a function that the engine calls over HTTP instead of asking the worker."""
+
+
+class Owners:
+    """The live owners of one function, oldest first."""
+
+    __slots__ = ("registrations", "turn")
+
+    def __init__(self) -> None:
+        self.registrations: list[Registration] = []
+        self.turn = 0
+        """Where the search for the next one begins, so that equals take turns."""
+
+    def pick(self) -> Registration:
+        """Return the owner with the fewest calls in flight; those that answer no calls at present come last."""
+        registrations = self.registrations
+        count = len(registrations)
+        if count == 1:
+            return registrations[0]
+        best, best_rank, best_at = registrations[0], (2, 0), 0
+        for step in range(count):
+            at = (self.turn + step) % count
+            connection = registrations[at].connection
+            away = 1 if connection.draining or connection.congested else 0
+            rank = (2 if connection.silent else away, len(connection.calls))
+            if step == 0 or rank < best_rank:
+                best, best_rank, best_at = registrations[at], rank, at
+                if rank == (0, 0):
+                    break
+        self.turn = best_at + 1
+        return best
 
 
 def reserved(function_id: str) -> bool:
@@ -34,30 +79,41 @@ def reserved(function_id: str) -> bool:
 
 
 class Registry:
-    """Functions by id, each with its live owners, oldest first."""
+    """Functions by iii namespace and id. ``routing`` is BALANCED, or FIRST_WINS as in iii 0.23."""
 
-    def __init__(self) -> None:
-        self._owners: dict[str, list[Registration]] = {}
+    def __init__(self, routing: str = BALANCED) -> None:
+        self.routing = routing
+        self._namespaces: dict[str, dict[str, Owners]] = {DEFAULT_NAMESPACE: {}}
+        self._default = self._namespaces[DEFAULT_NAMESPACE]
 
     def __len__(self) -> int:
-        return len(self._owners)
+        return sum(len(functions) for functions in self._namespaces.values())
 
     def __iter__(self) -> Iterator[Registration]:
-        """The registration that :meth:`choose` would give, for each function."""
-        return (owners[-1] for owners in self._owners.values())
+        """The newest registration of each function."""
+        return (owners.registrations[-1] for functions in self._namespaces.values() for owners in functions.values())
 
-    def add(self, registration: Registration) -> None:
-        """Add a function; one that the same connection registered before is replaced and keeps its rank."""
+    def add(self, registration: Registration) -> Connection | None:
+        """Add a function; one that the same connection registered before is replaced and keeps its rank.
+
+        Returns None, or the owner because of which it was not added: only with first-wins.
+        """
         connection, function_id = registration.connection, registration.function_id
-        owners = self._owners.setdefault(function_id, [])
+        functions = self._namespaces.setdefault(connection.namespace, {})
+        owners = functions.get(function_id)
         former = connection.registrations.get(function_id)
+        if owners is None:
+            owners = functions[function_id] = Owners()
+        elif former is None and self.routing == FIRST_WINS:
+            return owners.registrations[0].connection
         connection.registrations[function_id] = registration
         connection.registered_bytes += registration.size
         if former is None:
-            owners.append(registration)
+            owners.registrations.append(registration)
         else:
             connection.registered_bytes -= former.size
-            owners[owners.index(former)] = registration
+            owners.registrations[owners.registrations.index(former)] = registration
+        return None
 
     def remove(self, connection: Connection, function_id: str) -> bool:
         """Remove a function of a connection; False when it has none of this id."""
@@ -65,13 +121,38 @@ class Registry:
         if registration is None:
             return False
         connection.registered_bytes -= registration.size
-        owners = self._owners[function_id]
-        owners.remove(registration)
-        if not owners:
-            del self._owners[function_id]
+        functions = self._namespaces[connection.namespace]
+        owners = functions[function_id]
+        owners.registrations.remove(registration)
+        if not owners.registrations:
+            del functions[function_id]
+            if not functions and connection.namespace != DEFAULT_NAMESPACE:
+                del self._namespaces[connection.namespace]
         return True
 
-    def choose(self, function_id: str) -> Connection | None:
-        """Return the connection that gets the next call of a function: the newest live one; None when there is none."""
-        owners = self._owners.get(function_id)
-        return owners[-1].connection if owners else None
+    def move(self, connection: Connection, namespace: str) -> list[tuple[Registration, Connection]]:
+        """Take all functions of a connection into another iii namespace; returns those that it lost to an owner there."""
+        registrations = list(connection.registrations.values())
+        for registration in registrations:
+            self.remove(connection, registration.function_id)
+        connection.namespace = namespace
+        lost = []
+        for registration in registrations:
+            owner = self.add(registration)
+            if owner is not None:
+                lost.append((registration, owner))
+        return lost
+
+    def owners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Owners | None:
+        """Return the owners of a function."""
+        functions = self._default if namespace == DEFAULT_NAMESPACE else self._namespaces.get(namespace)
+        return functions.get(function_id) if functions is not None else None
+
+    def choose(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Registration | None:
+        """Return the registration that gets the next call of a function; None when there is none."""
+        owners = self.owners(function_id, namespace)
+        return owners.pick() if owners is not None else None
+
+    def elsewhere(self, function_id: str) -> list[str]:
+        """Return the iii namespaces in which a function is registered."""
+        return [namespace for namespace, functions in self._namespaces.items() if function_id in functions]

@@ -9,13 +9,15 @@ Json = bytes | memoryview | msgspec.Raw
 
 PONG = b'{"type":"pong"}'
 
+_SPACE = b" \t\r\n"
+
 text = msgspec.json.Encoder().encode
 """A value as JSON; for a str, the quoted and escaped text."""
 
 
-def worker_registered(worker_id: str) -> bytes:
+def worker_registered(worker_id: str, reattach_token: str) -> bytes:
     """The first frame on a worker's connection."""
-    return b'{"type":"workerregistered","worker_id":%s}' % text(worker_id)
+    return b'{"type":"workerregistered","worker_id":%s,"reattach_token":%s}' % (text(worker_id), text(reattach_token))
 
 
 def invoke(
@@ -31,8 +33,7 @@ def invoke(
     """An invocation for the worker that has the function.
 
     ``data`` and ``metadata`` are raw JSON (empty: null, absent). Without an ``invocation_id`` the worker does not
-    answer. A ``caller_worker_id`` is put into ``data`` when that is an object: last, so that a key of the same name that
-    the caller sent does not win.
+    answer. For ``caller_worker_id`` see :func:`with_caller`.
     """
     parts: list[Json] = [b'{"type":"invokefunction"']
     if invocation_id is not None:
@@ -44,18 +45,30 @@ def invoke(
         parts += (b',"baggage":', baggage)
     if metadata:
         parts += (b',"metadata":', metadata)
-    view = memoryview(data)
     parts.append(b',"data":')
-    if not view:
-        parts.append(b"null")
-    elif caller_worker_id is not None and view[0] == 0x7B:  # an object
-        empty = view[1] != 0x22 and not bytes(view[1:-1]).strip()
-        separator = b"" if empty else b","
-        parts += (view[:-1], separator, b'"_caller_worker_id":', text(caller_worker_id), b"}")
+    if caller_worker_id is not None:
+        parts += _with_caller(data, caller_worker_id)
     else:
-        parts.append(view)
+        parts.append(data if memoryview(data) else b"null")
     parts.append(b"}")
     return b"".join(parts)
+
+
+def with_caller(data: Json, caller_worker_id: str) -> bytes:
+    """Raw JSON with the caller's id put into it when it is an object: last, so that a key that the caller sent loses."""
+    return b"".join(_with_caller(data, caller_worker_id))
+
+
+def _with_caller(data: Json, caller_worker_id: str) -> tuple[Json, ...]:
+    view = memoryview(data)
+    if view and (view[0] in _SPACE or view[-1] in _SPACE):
+        view = memoryview(bytes(view).strip())
+    if not view:
+        return (b"null",)
+    if view[0] != 0x7B:  # not an object
+        return (view,)
+    empty = view[1] != 0x22 and not bytes(view[1:-1]).strip()
+    return (view[:-1], b"" if empty else b",", b'"_caller_worker_id":', text(caller_worker_id), b"}")
 
 
 def result(
@@ -82,9 +95,10 @@ def failed(
     return _result(invocation_id, function_id, b',"error":', error, traceparent, baggage)
 
 
-def error_body(code: str, message: str) -> bytes:
+def error_body(code: str, message: str, stacktrace: str | None = None) -> bytes:
     """The JSON of an error object."""
-    return text({"code": code, "message": message})
+    body = {"code": code, "message": message}
+    return text(body if stacktrace is None else body | {"stacktrace": stacktrace})
 
 
 def _result(
@@ -112,10 +126,17 @@ def _result(
 
 
 def register_trigger(
-    trigger_id: str, trigger_type: str, function_id: str, config: bytes | None, metadata: bytes | None
+    trigger_id: str,
+    trigger_type: str,
+    function_id: str,
+    config: bytes | None,
+    metadata: bytes | None,
+    namespace: str | None = None,
 ) -> bytes:
-    """A binding, for the worker that provides the trigger type."""
+    """A binding, for the worker that provides the trigger type; ``namespace`` is that of the function."""
     extra = b"" if metadata is None else b',"metadata":%s' % metadata
+    if namespace is not None:
+        extra += b',"namespace":%s' % text(namespace)
     return b'{"type":"registertrigger","id":%s,"trigger_type":%s,"function_id":%s,"config":%s%s}' % (
         text(trigger_id),
         text(trigger_type),
@@ -147,8 +168,8 @@ def trigger_refused(trigger_id: str, trigger_type: str, function_id: str, error:
     )
 
 
-def function_refused(function_id: str) -> bytes:
-    """Tells a worker that a function id belongs to the engine.
+def function_refused(function_id: str, namespace: str, owner_worker_id: str) -> bytes:
+    """Tells a worker that a function id belongs to another: ``engine``, or the worker with this id.
 
     The code is the only one that SDKs take as not fatal for the connection.
     """
@@ -156,9 +177,9 @@ def function_refused(function_id: str) -> bytes:
         {
             "type": "registrationrejected",
             "code": "FUNCTION_NAMESPACE_CONFLICT",
-            "namespace": "default",
+            "namespace": namespace,
             "function_id": function_id,
-            "owner_worker_id": "engine",
+            "owner_worker_id": owner_worker_id,
         }
     )
 

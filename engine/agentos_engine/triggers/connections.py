@@ -6,7 +6,6 @@ A function bound to it is called, without an answer being wanted, with
 receiver that keeps the newest entry per ``worker_id`` is right. Connections that ended come once, ``connected`` false.
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from agentos_engine.bus.bus import Bus
@@ -22,21 +21,20 @@ COALESCE = 0.01
 
 
 class ConnectionsTrigger:
-    """Serves the type. ``call_later`` runs a function after so many seconds, as an event loop does."""
+    """Serves the type."""
 
-    def __init__(self, bus: Bus, call_later: Callable[[float, Callable[[], None]], object]) -> None:
+    def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._call_later = call_later
         self._told: dict[Binding, bool] = {}
         """Whether a binding has had its snapshot."""
         self._changed: dict[str, Connection] = {}
         self._scheduled = False
-        bus.triggers.built_in[TYPE] = self
+        bus.triggers.serve(TYPE, self, "A worker came, went, or changed: for the operator.", shared=False)
         bus.watchers.append(self._on_change)
 
     def bind(self, binding: Binding) -> None:
         """Start telling a function. Raises BusError FORBIDDEN when identities are known and it is not the operator."""
-        peer = binding.connection.peer
+        peer = binding.connection.peer if binding.connection is not None else ANONYMOUS
         if peer is not ANONYMOUS and peer.role != "operator":
             raise BusError("FORBIDDEN", f"{TYPE} is for the operator; a {peer.role} may not bind to it")
         self._told[binding] = False
@@ -54,7 +52,7 @@ class ConnectionsTrigger:
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._call_later(COALESCE, self._flush)
+            self._bus.clock.call_later(COALESCE, self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -72,9 +70,11 @@ class ConnectionsTrigger:
             self._told[binding] = True
 
     def _target(self, binding: Binding) -> Connection | None:
-        if binding.function_id in binding.connection.registrations:
-            return binding.connection
-        return self._bus.registry.choose(binding.function_id)
+        own = binding.connection
+        if own is not None and binding.function_id in own.registrations:
+            return own
+        registration = self._bus.registry.choose(binding.function_id, binding.namespace)
+        return registration.connection if registration is not None else None
 
 
 def entry(connection: Connection) -> dict[str, object]:

@@ -1,0 +1,389 @@
+"""``engine::*::list`` and ``::info``: who and what is on the bus.
+
+Entries carry the keys of both the 0.11 and the 0.23 line of iii, so that SDKs of either find theirs. Where one function
+means different things in the two lines, the version of the caller's SDK decides. A caller that is held to a listener's
+rules sees only what it may call.
+"""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from agentos_engine.bus.bus import Bus
+from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection
+from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.functions import Context, Function, decode
+from agentos_engine.bus.registry import Registration
+from agentos_engine.triggers.registry import Binding, Served
+
+Found = TypeVar("Found")
+Form = TypeVar("Form")
+
+MAX_BATCH = 32
+"""Functions that one ``engine::functions::info`` may ask for."""
+MAX_SUMMARY = 200
+"""Characters of a binding's config in a listing."""
+
+
+class _FunctionsList(msgspec.Struct):
+    search: str | None = None
+    prefix: str | None = None
+    worker: str | None = None
+    workers: list[str] | None = None
+    namespace: str | None = None
+    include_internal: bool | None = None
+
+
+class _FunctionsInfo(msgspec.Struct):
+    function_id: str | None = None
+    function_ids: list[str] | None = None
+    namespace: str | None = None
+
+
+class _WorkersList(msgspec.Struct):
+    worker_id: str | None = None
+    search: str | None = None
+    runtime: str | None = None
+    status: str | None = None
+    namespace: str | None = None
+
+
+class _WorkersInfo(msgspec.Struct):
+    name: str
+    namespace: str | None = None
+
+
+class _TriggersList(msgspec.Struct):
+    include_internal: bool | None = None
+    search: str | None = None
+    trigger_type: str | None = None
+    function_id: str | None = None
+    worker: str | None = None
+
+
+class _Info(msgspec.Struct):
+    id: str
+    namespace: str | None = None
+
+
+class Listings:
+    """The functions, over one bus."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        for function_id, handler, description in (
+            ("engine::functions::list", self._functions_list, "Lists functions"),
+            ("engine::functions::info", self._functions_info, "Describes one function, or up to 32"),
+            ("engine::workers::list", self._workers_list, "Lists connected workers"),
+            ("engine::workers::info", self._workers_info, "Describes one worker with all that it has registered"),
+            ("engine::triggers::list", self._triggers_list, "Lists trigger types; for SDKs before 0.13, bindings"),
+            ("engine::triggers::info", self._triggers_info, "Describes one trigger type"),
+            ("engine::trigger-types::list", self._trigger_types_list, "Lists trigger types, for SDKs before 0.13"),
+            ("engine::registered-triggers::list", self._bindings_list, "Lists the bindings of functions to triggers"),
+            ("engine::registered-triggers::info", self._bindings_info, "Describes one binding"),
+        ):
+            bus.functions.add(function_id, handler, description)
+
+    # Functions
+
+    def _functions_list(self, context: Context, data: bytes) -> object:
+        wanted = _read(context, data, _FunctionsList)
+        prefix, search = wanted.prefix or "", (wanted.search or "").lower()
+        workers = {name for name in (wanted.worker, *(wanted.workers or ())) if name}
+        internal = wanted.include_internal is True
+        found = [
+            _function_entry(each)
+            for each in self._visible(context)
+            if (internal or not each.internal)
+            and each.function_id.startswith(prefix)
+            and wanted.namespace in (None, each.connection.namespace)
+            and (search in each.function_id.lower() or search in _described(each).lower())
+            and (not workers or each.connection.about.name in workers)
+        ]
+        if internal and not workers and wanted.namespace in (None, DEFAULT_NAMESPACE):
+            found += [
+                _own_entry(each)
+                for each in self._own(context)
+                if each.function_id.startswith(prefix) and search in each.function_id.lower()
+            ]
+        return {"functions": sorted(found, key=lambda entry: (str(entry["function_id"]), str(entry["namespace"])))}
+
+    def _functions_info(self, context: Context, data: bytes) -> object:
+        wanted = _read(context, data, _FunctionsInfo)
+        if (wanted.function_id is None) == (wanted.function_ids is None):
+            raise BusError("INVALID_ARGUMENTS", "give either function_id or function_ids")
+        if wanted.function_ids is None:
+            return self._function_info(context, wanted.function_id or "", wanted.namespace)
+        if len(wanted.function_ids) > MAX_BATCH:
+            message = f"function_ids has {len(wanted.function_ids)} entries, more than {MAX_BATCH}"
+            raise BusError("INVALID_ARGUMENTS", message)
+        entries: list[object] = []
+        for function_id in wanted.function_ids:
+            try:
+                entries.append(self._function_info(context, function_id, wanted.namespace))
+            except BusError as error:
+                body = {"code": error.code, "message": error.message}
+                entries.append({"function_id": function_id, "found": False, "error": body})
+        return {"functions": entries}
+
+    def _function_info(self, context: Context, function_id: str, namespace: str | None) -> dict[str, object]:
+        own = next((each for each in self._own(context) if each.function_id == function_id), None)
+        if own is not None and namespace in (None, DEFAULT_NAMESPACE):
+            return _own_entry(own) | {"found": True, "request_schema": None, "response_schema": None, "owner": "engine"}
+        found = [each for each in self._visible(context) if each.function_id == function_id]
+        chosen = _one([(each.connection.namespace, each) for each in found], namespace, f"Function {function_id}")
+        connection = chosen.connection
+        entry = _function_entry(chosen)
+        triggers = [
+            _binding_entry(each)
+            for each in self._bus.triggers
+            if each.function_id == function_id and each.namespace == connection.namespace
+        ]
+        return entry | {
+            "found": True,
+            "request_schema": entry["request_format"],
+            "response_schema": entry["response_format"],
+            "owner": connection.about.name,
+            "worker_id": connection.id,
+            "registered_triggers": triggers,
+        }
+
+    # Workers
+
+    def _workers_list(self, context: Context, data: bytes) -> object:
+        wanted = _read(context, data, _WorkersList)
+        search = (wanted.search or "").lower()
+        entries = [
+            _worker_entry(each)
+            for each in self._bus.connections.values()
+            if wanted.worker_id in (None, "", each.id)
+            and (search in each.about.name.lower() or search in each.about.description.lower())
+            and wanted.runtime in (None, "", each.about.runtime)
+            and wanted.namespace in (None, each.namespace)
+        ]
+        if wanted.status:
+            entries = [each for each in entries if each["status"] == wanted.status]
+        entries.sort(key=lambda each: (str(each["name"]), str(each["id"])))
+        return {"workers": entries, "timestamp": int(self._bus.clock.time() * 1000)}
+
+    def _workers_info(self, context: Context, data: bytes) -> object:
+        wanted = _read(context, data, _WorkersInfo)
+        found = [(each.namespace, each) for each in self._bus.connections.values() if each.about.name == wanted.name]
+        connection = _one(found, wanted.namespace, f"Worker {wanted.name}")
+        functions = [each for each in connection.registrations.values() if _sees(context, each)]
+        provided = [each for each in self._bus.triggers.provided if each.connection is connection]
+        return {
+            "worker": _worker_entry(connection),
+            "functions": [_function_entry(each) for each in functions],
+            "trigger_types": [_type_entry(each.trigger_type, connection, each.description) for each in provided],
+            "registered_triggers": [_binding_entry(each) for each in connection.bindings.values()],
+        }
+
+    # Trigger types and bindings
+
+    def _triggers_list(self, context: Context, data: bytes) -> object:
+        if _is_old(context.connection):
+            wanted = _read(context, data, _TriggersList)
+            return {"triggers": [_binding_entry(each) for each in self._bindings(context, wanted)]}
+        entries = [_type_entry(name, None, msgspec.json.encode(each.description)) for name, each in self._served()]
+        entries += [
+            _type_entry(each.trigger_type, each.connection, each.description) for each in self._bus.triggers.provided
+        ]
+        return {"triggers": sorted(entries, key=lambda entry: str(entry["id"]))}
+
+    def _trigger_types_list(self, context: Context, data: bytes) -> object:
+        entries: list[dict[str, object]] = [
+            {"id": name, "description": each.description} for name, each in self._served()
+        ]
+        for each in self._bus.triggers.provided:
+            entry: dict[str, object] = {"id": each.trigger_type, "description": _raw(each.description)}
+            if each.trigger_request_format is not None:
+                entry["trigger_request_format"] = _raw(each.trigger_request_format)
+            if each.call_request_format is not None:
+                entry["call_request_format"] = _raw(each.call_request_format)
+            entries.append(entry)
+        return {"trigger_types": sorted(entries, key=lambda entry: str(entry["id"]))}
+
+    def _triggers_info(self, context: Context, data: bytes) -> object:
+        wanted = _read(context, data, _Info)
+        count = sum(each.trigger_type == wanted.id for each in self._bus.triggers)
+        schemas: dict[str, object] = {"configuration_schema": None, "request_schema": None, "response_schema": None}
+        served = self._bus.triggers.served.get(wanted.id)
+        if served is not None:
+            entry = _type_entry(wanted.id, None, msgspec.json.encode(served.description))
+            return entry | schemas | {"instance_count": count, "owner": "engine"}
+        found = [
+            (each.connection.namespace, each) for each in self._bus.triggers.provided if each.trigger_type == wanted.id
+        ]
+        provided = _one(found, wanted.namespace, f"Trigger type {wanted.id}")
+        schemas["configuration_schema"] = _raw(provided.trigger_request_format)
+        schemas["request_schema"] = _raw(provided.call_request_format)
+        entry = _type_entry(wanted.id, provided.connection, provided.description)
+        return entry | schemas | {"instance_count": count, "owner": provided.connection.about.name}
+
+    def _bindings_list(self, context: Context, data: bytes) -> object:
+        wanted = _read(context, data, _TriggersList)
+        return {"registered_triggers": [_binding_entry(each) for each in self._bindings(context, wanted)]}
+
+    def _bindings_info(self, context: Context, data: bytes) -> object:
+        wanted = _read(context, data, _Info)
+        binding = self._bus.triggers.find(wanted.id)
+        if binding is None or not self._sees_binding(context, binding):
+            raise BusError("NOT_FOUND", f"Trigger {wanted.id} not found")
+        return _binding_entry(binding)
+
+    def _bindings(self, context: Context, wanted: _TriggersList) -> list[Binding]:
+        search = (wanted.search or "").lower()
+        return [
+            each
+            for each in self._bus.triggers
+            if self._sees_binding(context, each)
+            and (wanted.include_internal or not each.trigger_type.startswith("engine::connections"))
+            and wanted.trigger_type in (None, each.trigger_type)
+            and wanted.function_id in (None, each.function_id)
+            and wanted.worker in (None, _owner_name(each))
+            and (search in each.function_id.lower() or search in each.trigger_type.lower())
+        ]
+
+    # What a caller may see
+
+    def _visible(self, context: Context) -> Iterable[Registration]:
+        guard = context.connection.guard if context.connection is not None else None
+        return (each for each in self._bus.registry if guard is None or guard.sees(each))
+
+    def _own(self, context: Context) -> Iterable[Function]:
+        guard = context.connection.guard if context.connection is not None else None
+        return (each for each in self._bus.functions if guard is None or guard.sees_id(each.function_id))
+
+    def _served(self) -> list[tuple[str, Served]]:
+        return list(self._bus.triggers.served.items())
+
+    def _sees_binding(self, context: Context, binding: Binding) -> bool:
+        guard = context.connection.guard if context.connection is not None else None
+        return guard is None or binding.connection is context.connection or guard.sees_id(binding.function_id)
+
+
+def _sees(context: Context, registration: Registration) -> bool:
+    guard = context.connection.guard if context.connection is not None else None
+    return guard is None or guard.sees(registration)
+
+
+def _one(found: list[tuple[str, Found]], namespace: str | None, what: str) -> Found:
+    """The one that is meant: of the namespace that was asked for, else of the default, else the only one there is."""
+    by_namespace = dict(found)
+    wanted = namespace or (DEFAULT_NAMESPACE if DEFAULT_NAMESPACE in by_namespace else None)
+    if wanted is not None:
+        if wanted not in by_namespace:
+            raise BusError("NOT_FOUND", f"{what} not found in namespace {wanted}")
+        return by_namespace[wanted]
+    if not by_namespace:
+        raise BusError("NOT_FOUND", f"{what} not found")
+    if len(by_namespace) > 1:
+        names = ", ".join(sorted(by_namespace))
+        raise BusError("INVALID_ARGUMENTS", f"{what} is in several namespaces, say which: {names}")
+    return next(iter(by_namespace.values()))
+
+
+def _is_old(caller: Connection | None) -> bool:
+    """True for SDKs of a line in which ``engine::triggers::list`` lists bindings: before 0.13."""
+    parts = caller.about.version.split(".") if caller is not None else []
+    return len(parts) > 1 and parts[0] == "0" and parts[1].isdecimal() and int(parts[1]) < 13
+
+
+def _read(context: Context, data: bytes, form: type[Form]) -> Form:
+    """The payload; null and absent are empty."""
+    return decode(context.function_id, b"{}" if data == b"null" else data, form)
+
+
+def _raw(value: bytes | None) -> msgspec.Raw | None:
+    return None if value is None else msgspec.Raw(value)
+
+
+def _described(function: Registration) -> str:
+    return (function.description or b"").decode()
+
+
+def _function_entry(function: Registration) -> dict[str, object]:
+    return {
+        "function_id": function.function_id,
+        "namespace": function.connection.namespace,
+        "worker_name": function.connection.about.name,
+        "description": _raw(function.description),
+        "request_format": _raw(function.request_format),
+        "response_format": _raw(function.response_format),
+        "metadata": _raw(function.metadata),
+    }
+
+
+def _own_entry(function: Function) -> dict[str, object]:
+    return {
+        "function_id": function.function_id,
+        "namespace": DEFAULT_NAMESPACE,
+        "worker_name": "engine",
+        "description": function.description,
+        "request_format": None,
+        "response_format": None,
+        "metadata": {"internal": True},
+    }
+
+
+def _worker_entry(connection: Connection) -> dict[str, object]:
+    about, peer = connection.about, connection.peer
+    status = "available" if connection.registrations else "connected"
+    if connection.silent or connection.draining:
+        status = "unresponsive" if connection.silent else "draining"
+    entry: dict[str, object] = {
+        "id": connection.id,
+        "name": about.name,
+        "namespace": connection.namespace,
+        "description": about.description,
+        "runtime": about.runtime,
+        "version": about.version,
+        "os": about.os,
+        "ip_address": connection.ip_address,
+        "pid": about.pid,
+        "isolation": about.isolation,
+        "internal": False,
+        "status": status,
+        "connected_at_ms": int(connection.connected_at * 1000),
+        "function_count": len(connection.registrations),
+        "functions": sorted(connection.registrations),
+        "active_invocations": len(connection.calls),
+        "latest_metrics": None,
+    }
+    if peer is not ANONYMOUS:
+        entry["identity"] = {
+            "realm": peer.realm,
+            "subject": peer.subject,
+            "uid": peer.uid,
+            "role": peer.role,
+            "pod_uid": peer.pod_uid,
+        }
+    return entry
+
+
+def _type_entry(trigger_type: str, provider: Connection | None, description: bytes | None) -> dict[str, object]:
+    return {
+        "id": trigger_type,
+        "namespace": provider.namespace if provider is not None else DEFAULT_NAMESPACE,
+        "worker_name": provider.about.name if provider is not None else "engine",
+        "description": _raw(description) or "",
+    }
+
+
+def _owner_name(binding: Binding) -> str:
+    return binding.connection.about.name if binding.connection is not None else ""
+
+
+def _binding_entry(binding: Binding) -> dict[str, object]:
+    return {
+        "id": binding.id,
+        "trigger_type": binding.trigger_type,
+        "function_id": binding.function_id,
+        "namespace": binding.namespace,
+        "worker_name": _owner_name(binding),
+        "config": _raw(binding.config),
+        "config_summary": (binding.config or b"null").decode()[:MAX_SUMMARY],
+        "metadata": _raw(binding.metadata),
+    }

@@ -1,0 +1,474 @@
+"""Calls: from whoever makes them to whoever answers, and back."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from agentos_engine import limits
+from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
+from agentos_engine.bus.errors import ENGINE_STOPPING, BusError, function_not_found
+from agentos_engine.bus.functions import MISSING, Context, Function
+from agentos_engine.bus.invocations import NOBODY, Call, Caller, FutureCaller, Invocations, WorkerCaller
+from agentos_engine.bus.registry import Registration
+from agentos_engine.protocol import frames
+from agentos_engine.protocol.messages import Message, is_null, kept, text_of
+
+if TYPE_CHECKING:
+    from agentos_engine.bus.bus import Bus
+
+log = logging.getLogger(__name__)
+
+
+class Enqueue(Protocol):
+    """Puts a call into a named queue and returns its receipt once the queue has it. Raises BusError."""
+
+    def __call__(
+        self,
+        queue: str,
+        function_id: str,
+        data: bytes,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        metadata: bytes | None = None,
+        traceparent: str | None = None,
+        baggage: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Awaitable[str]: ...
+
+
+class Calls:
+    """The calls of one bus. ``timeout`` is in seconds: the longest that a call may take; None: for ever."""
+
+    def __init__(self, bus: "Bus", timeout: float | None) -> None:
+        self._bus = bus
+        self.timeout = timeout
+        self.invocations = Invocations(bus.clock)
+        self.enqueue: Enqueue | None = None
+        """The queues, when there are any."""
+        self.accepted = 0
+        """Calls accepted, void ones included."""
+        self.errors = 0
+        """Calls that were refused, failed in the worker, or were stopped."""
+        self.deferred: Callable[[str], object] | None = None
+        """Told the function id of each call that is put into a queue."""
+
+    # From workers
+
+    def receive(self, connection: Connection, message: Message) -> None:
+        """Carry out an ``invokefunction`` of a worker."""
+        action = message.action.type if message.action is not None else ""
+        invocation_id = message.invocation_id if action != "void" else None
+        try:
+            if invocation_id is not None:
+                if len(invocation_id) > limits.MAX_ID_LENGTH:
+                    invocation_id = None
+                    raise BusError(
+                        "invalid_message", f"the invocation id is longer than {limits.MAX_ID_LENGTH} characters"
+                    )
+                _check_room(len(connection.outgoing), "the caller waits for")
+            namespace = _namespace(message.namespace)
+            if connection.guard is not None:
+                connection.guard.call(connection, message, invocation_id, namespace)
+            else:
+                self.start(connection, message, invocation_id, namespace)
+        except BusError as error:
+            self.refuse(connection, invocation_id, message.function_id or "", error)
+
+    def start(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
+        """Start what a worker may do: a call, or putting one into a queue. Raises BusError when that fails at once."""
+        action = message.action.type if message.action is not None else ""
+        if action in ("", "void"):
+            self._forward(connection, message, invocation_id, namespace)
+        elif action == "enqueue":
+            self._enqueue(connection, message, invocation_id, namespace)
+        else:
+            raise BusError("invocation_error", f"unknown action {action[:100]!r}; leave it out, or use void or enqueue")
+
+    def refuse(self, connection: Connection, invocation_id: str | None, function_id: str, error: BusError) -> None:
+        """Answer a worker's call with an error; a void call is only counted."""
+        self.errors += 1
+        if invocation_id is not None:
+            body = frames.error_body(error.code, error.message, error.stacktrace)
+            connection.send(frames.failed(invocation_id, function_id, body))
+
+    def _forward(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
+        function_id = message.function_id or ""
+        registration = self._choose(function_id, namespace)
+        if registration is None or registration.remote is not None:
+            data = b"null" if is_null(message.data) else bytes(message.data)
+            context = Context(
+                function_id,
+                connection,
+                text_of(message.traceparent),
+                text_of(message.baggage),
+                kept(message.metadata),
+                namespace,
+            )
+            caller: Caller = WorkerCaller(connection) if invocation_id is not None else NOBODY
+            if registration is None:
+                self._run(self._own(function_id, namespace, len(data)), context, data, caller, invocation_id or "")
+            else:
+                data = frames.with_caller(data, connection.id)
+                self._run_remote(registration, context, data, caller, invocation_id or "")
+            return
+        target = registration.connection
+        self.accepted += 1
+        call = None
+        if invocation_id is not None:
+            _check_room(len(target.calls), "the worker has")
+            timeout = registration.timeout or self.timeout
+            caller = WorkerCaller(connection)
+            call = self.invocations.open(
+                function_id, caller, invocation_id, target, connection, timeout, self._bus.clock.monotonic()
+            )
+            invocation_id = call.id
+        frame = frames.invoke(
+            registration.local_id,
+            message.data,
+            invocation_id=invocation_id,
+            caller_worker_id=connection.id,
+            traceparent=message.traceparent,
+            baggage=message.baggage,
+            metadata=message.metadata,
+        )
+        if len(frame) > target.max_frame:
+            if call is not None:
+                self.invocations.close(call)
+            raise _too_large(function_id, len(frame), target)
+        target.send(frame)
+
+    def _enqueue(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
+        """The answer is the receipt."""
+        enqueue, function_id = self.enqueue, message.function_id or ""
+        action = message.action
+        if enqueue is None or action is None:
+            raise BusError("enqueue_error", "No queue provider is installed: list iii-queue in config.yaml.")
+        self.accepted += 1
+        if self.deferred is not None:
+            self.deferred(function_id)
+        metadata = kept(message.metadata)
+        receipt = enqueue(
+            action.queue or "",
+            function_id,
+            b"null" if is_null(message.data) else bytes(message.data),
+            namespace=namespace,
+            metadata=metadata,
+            traceparent=text_of(message.traceparent),
+            baggage=text_of(message.baggage),
+            idempotency_key=action.idempotency_key or _idempotency_key(metadata),
+        )
+
+        async def answer() -> None:
+            try:
+                value = frames.text({"messageReceiptId": await receipt})
+            except BusError as error:
+                self.refuse(connection, invocation_id, function_id, error)
+            except Exception:
+                self.refuse(connection, invocation_id, function_id, _internal_error("enqueue"))
+            else:
+                if invocation_id is not None:
+                    connection.send(frames.result(invocation_id, function_id, value=value))
+
+        self._bus.spawn(answer())
+
+    def answer(self, connection: Connection, message: Message, frame: bytes) -> None:
+        """Carry out an ``invocationresult`` of a worker."""
+        call = self.invocations.take(connection, message.invocation_id or "")
+        if call is None:
+            return  # late, after the caller went or its time was over; or the answer to a call that wanted none
+        failed = not is_null(message.error)
+        if failed:
+            self.errors += 1
+        observe = self.invocations.observe
+        if observe is not None:
+            observe(call.function_id, self._bus.clock.monotonic() - call.started, not failed)
+        call.caller.answered(call, message, frame)
+
+    # From the engine
+
+    def invoke(
+        self,
+        function_id: str,
+        data: frames.Json,
+        caller: Caller,
+        metadata: bytes | None = None,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        traceparent: str | None = None,
+        baggage: str | None = None,
+        timeout: float | None = None,
+    ) -> Call:
+        """Call a function on behalf of a part of the engine, such as an HTTP request; ``data`` is raw JSON.
+
+        The caller is told the answer, or an error. ``timeout`` (seconds) can only shorten the function's own. Raises
+        BusError when nobody has the function, or the worker that has it is full.
+        """
+        try:
+            registration = self._choose(function_id, namespace)
+            if registration is None or registration.remote is not None:
+                context = Context(function_id, None, traceparent, baggage, metadata, namespace)
+                payload = bytes(data) or b"null"
+                if registration is None:
+                    function = self._own(function_id, namespace, len(payload))
+                    return self._run(function, context, payload, caller, "", timeout)
+                return self._run_remote(registration, context, payload, caller, "", timeout)
+            target = registration.connection
+            _check_room(len(target.calls), "the worker has")
+        except BusError:
+            self.errors += 1
+            raise
+        self.accepted += 1
+        now = self._bus.clock.monotonic()
+        allowed = _shorter(timeout, registration.timeout or self.timeout)
+        call = self.invocations.open(function_id, caller, "", target, None, allowed, now)
+        frame = frames.invoke(
+            registration.local_id,
+            data,
+            invocation_id=call.id,
+            traceparent=_raw(traceparent),
+            baggage=_raw(baggage),
+            metadata=metadata,
+        )
+        if len(frame) > target.max_frame:
+            self.errors += 1
+            self.invocations.close(call)
+            raise _too_large(function_id, len(frame), target)
+        target.send(frame)
+        return call
+
+    async def call(
+        self,
+        function_id: str,
+        data: bytes = b"null",
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        metadata: bytes | None = None,
+        traceparent: str | None = None,
+        baggage: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the bus ends the call, also for those who do not await
+    ) -> bytes | None:
+        """Call a function and return its raw JSON result, None for none. Raises BusError. Cancelling abandons the call."""
+        caller = FutureCaller()
+        call = self.invoke(
+            function_id,
+            data,
+            caller,
+            metadata,
+            namespace=namespace,
+            traceparent=traceparent,
+            baggage=baggage,
+            timeout=timeout,
+        )
+        try:
+            return await caller.future
+        finally:
+            self.invocations.abandon(call)
+
+    def notify(
+        self,
+        function_id: str,
+        data: bytes,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        metadata: bytes | None = None,
+        traceparent: str | None = None,
+        baggage: str | None = None,
+    ) -> bool:
+        """Call a function without waiting; False when nobody has it. What becomes of it is not told."""
+        try:
+            registration = self._choose(function_id, namespace)
+        except BusError:
+            self.errors += 1
+            return False
+        if registration is None or registration.remote is not None:
+            try:
+                self.invoke(
+                    function_id,
+                    data,
+                    NOBODY,
+                    metadata,
+                    namespace=namespace,
+                    traceparent=traceparent,
+                    baggage=baggage,
+                )
+            except BusError:
+                return False
+            return True
+        self.accepted += 1
+        target = registration.connection
+        frame = frames.invoke(
+            registration.local_id, data, traceparent=_raw(traceparent), baggage=_raw(baggage), metadata=metadata
+        )
+        if len(frame) > target.max_frame:
+            self.errors += 1
+            return False
+        target.send(frame)
+        return True
+
+    def expire(self) -> None:
+        """Answer the calls whose time is over; a result that comes later is dropped."""
+        now = self._bus.clock.monotonic()
+        for call in self.invocations.expired(now):
+            milliseconds = round((call.timeout or 0) * 1000)
+            message = f"Function {call.function_id} did not answer within {milliseconds} ms."
+            self.errors += 1
+            self.invocations.fail(call, BusError("TIMEOUT", message))
+
+    # Carrying out
+
+    def _choose(self, function_id: str, namespace: str) -> Registration | None:
+        registration = self._bus.registry.choose(function_id, namespace)
+        if registration is None:
+            return None
+        target = registration.connection
+        if target.silent:
+            raise BusError(
+                "worker_unresponsive",
+                f"Function {function_id}: its worker has not been heard of for {limits.SILENT_AFTER:g} s "
+                "and gets no calls until it is; is its event loop blocked?",
+            )
+        if target.congested and target.link.unsent() > limits.MAX_UNSENT:
+            raise BusError("limit_exceeded", f"Function {function_id}: its worker does not read fast enough; try later")
+        return registration
+
+    def _own(self, function_id: str, namespace: str, size: int) -> Function:
+        function = self._bus.functions.get(function_id)
+        if function is None:
+            raise function_not_found(function_id, namespace, self._bus.registry.elsewhere(function_id))
+        if size > limits.MAX_BUILT_IN_PAYLOAD:
+            raise BusError("limit_exceeded", f"{function_id} takes at most {limits.MAX_BUILT_IN_PAYLOAD} bytes")
+        return function
+
+    def _run(
+        self,
+        function: Function,
+        context: Context,
+        data: bytes,
+        caller: Caller,
+        caller_id: str,
+        timeout: float | None = None,
+    ) -> Call:
+        """Carry out one of the engine's own functions. Raises BusError for one that fails at once."""
+        self.accepted += 1
+        try:
+            value = function.handler(context, data)
+        except BusError:
+            raise
+        except Exception as error:
+            raise _internal_error(context.function_id) from error
+        now = self._bus.clock.monotonic()
+        origin = context.connection if caller is not NOBODY else None
+        limit = _shorter(timeout, self.timeout)
+        call = self.invocations.open(context.function_id, caller, caller_id, None, origin, limit, now)
+        if inspect.isawaitable(value):
+            call.task = self._bus.spawn(self._finish(call, value))
+        else:
+            self._return(call, value)
+        return call
+
+    def _run_remote(
+        self,
+        registration: Registration,
+        context: Context,
+        data: bytes,
+        caller: Caller,
+        caller_id: str,
+        timeout: float | None = None,
+    ) -> Call:
+        assert registration.remote is not None
+        self.accepted += 1
+        now = self._bus.clock.monotonic()
+        limit = _shorter(timeout, registration.timeout or self.timeout)
+        origin = context.connection if caller is not NOBODY else None
+        call = self.invocations.open(registration.function_id, caller, caller_id, None, origin, limit, now)
+        answer = registration.remote(data, call.id, traceparent=context.traceparent, baggage=context.baggage)
+        call.task = self._bus.spawn(self._finish(call, answer, raw=True))
+        return call
+
+    async def _finish(self, call: Call, value: Awaitable[object], raw: bool = False) -> None:
+        try:
+            result = await value
+        except asyncio.CancelledError:
+            call.task = None
+            self.invocations.fail(call, ENGINE_STOPPING)  # unless it has ended, which is why this was cancelled
+            raise
+        except BusError as error:
+            call.task = None
+            self.errors += 1
+            self.invocations.fail(call, error)
+        except Exception:
+            call.task = None
+            self.errors += 1
+            self.invocations.fail(call, _internal_error(call.function_id))
+        else:
+            if raw:
+                result = MISSING if result is None else msgspec.Raw(result)  # type: ignore[arg-type]
+            self._return(call, result)
+
+    def _return(self, call: Call, value: object) -> None:
+        try:
+            result = None if value is MISSING else frames.text(value)
+        except Exception:
+            call.task = None
+            self.errors += 1
+            self.invocations.fail(call, _internal_error(call.function_id))
+            return
+        if not self.invocations.close(call):
+            return
+        observe = self.invocations.observe
+        if observe is not None:
+            observe(call.function_id, self._bus.clock.monotonic() - call.started, True)
+        call.caller.returned(call, result)
+
+
+def _too_large(function_id: str, size: int, target: Connection) -> BusError:
+    return BusError(
+        "payload_too_large",
+        f"Function {function_id}: a message of {size} bytes is more than its worker's SDK takes ({target.max_frame})",
+    )
+
+
+def _internal_error(function_id: str) -> BusError:
+    log.exception("the engine's function %s failed", function_id)
+    return BusError("internal_error", f"{function_id} failed inside the engine; its log says why")
+
+
+def _namespace(raw: msgspec.Raw) -> str:
+    """The iii namespace that a message asks for. Null, as some SDKs send it, is as good as nothing."""
+    if is_null(raw):
+        return DEFAULT_NAMESPACE
+    namespace = text_of(raw)
+    if namespace is None or not namespace.strip():
+        raise BusError("INVALID_NAMESPACE", "namespace must be a text that is not blank; leave it out for the default")
+    return namespace
+
+
+def _idempotency_key(metadata: bytes | None) -> str | None:
+    """The key in the metadata of a call: SDKs pass no other field on."""
+    if metadata is None or b"idempotency_key" not in metadata:
+        return None
+    try:
+        value = msgspec.json.decode(metadata)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    key = value.get("idempotency_key") if isinstance(value, dict) else None
+    return key if isinstance(key, str) and key else None
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    return None if text is None else msgspec.Raw(frames.text(text))
+
+
+def _shorter(first: float | None, second: float | None) -> float | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)
+
+
+def _check_room(in_flight: int, who: str) -> None:
+    if in_flight >= limits.MAX_IN_FLIGHT:
+        raise BusError("limit_exceeded", f"{who} {in_flight} unanswered calls, the most allowed; try again later")

@@ -1,0 +1,205 @@
+"""What workers register: functions, triggers, trigger types. Refusals are told and never end a connection."""
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agentos_engine import limits
+from agentos_engine.bus.connection import Connection
+from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.registry import Registration, Remote, reserved
+from agentos_engine.protocol import frames
+from agentos_engine.protocol.messages import Message, is_null, kept, listable, text_of
+from agentos_engine.triggers.registry import Binding, Provided
+
+if TYPE_CHECKING:
+    from agentos_engine.bus.bus import Bus
+
+log = logging.getLogger(__name__)
+
+MAX_TIMEOUT = 7 * 24 * 3600.0
+"""Longest ``timeout_ms`` in a function's metadata, in seconds."""
+
+
+class RemoteFunctions:
+    """Makes functions that the engine calls over HTTP out of their definitions; this one refuses them."""
+
+    def make(self, function_id: str, definition: bytes) -> Remote:
+        """Return the function for the raw JSON of a definition. Raises BusError."""
+        raise BusError(
+            "http_functions_disabled",
+            "functions that are invoked over HTTP are off: list iii-http-functions in config.yaml to allow them",
+        )
+
+
+class Registrations:
+    """Carries out the registering messages of one bus."""
+
+    def __init__(self, bus: "Bus") -> None:
+        self._bus = bus
+        self.remote_functions = RemoteFunctions()
+
+    def function(self, connection: Connection, message: Message, frame: bytes, function_id: str | None = None) -> None:
+        """Register a function; under another ``function_id`` when its listener gives one."""
+        local_id = message.id or ""
+        function_id = local_id if function_id is None else function_id
+        if reserved(function_id):
+            self._taken(connection, function_id, local_id, None)
+            return
+        new = function_id not in connection.registrations
+        try:
+            if new and len(connection.registrations) >= limits.MAX_FUNCTIONS:
+                raise BusError("limit_exceeded", f"a connection has at most {limits.MAX_FUNCTIONS} functions")
+            if connection.registered_bytes + len(frame) > limits.MAX_REGISTERED:
+                raise BusError("limit_exceeded", f"a connection registers at most {limits.MAX_REGISTERED} bytes")
+            registration = self._registration(connection, message, function_id, local_id, len(frame))
+        except BusError as error:
+            problem = f"function {function_id[:200]!r} is not registered: {error.message}"
+            self.refuse(connection, problem)
+            return
+        owner = self._bus.registry.add(registration)
+        if owner is not None:
+            self._taken(connection, function_id, local_id, owner)
+        elif new:
+            self._bus.changed(connection)
+
+    def _registration(
+        self, connection: Connection, message: Message, function_id: str, local_id: str, size: int
+    ) -> Registration:
+        check_id(function_id, "function id")
+        try:
+            metadata = listable(message.metadata, "metadata")
+            description = listable(message.description, "description")
+            request_format = listable(message.request_format, "request format")
+            response_format = listable(message.response_format, "response format")
+        except ValueError as error:
+            raise BusError("invalid_registration", str(error)) from error
+        facts = msgspec.json.decode(metadata) if metadata is not None else None
+        facts = facts if isinstance(facts, dict) else {}
+        remote = None
+        if not is_null(message.invocation):
+            remote = self.remote_functions.make(function_id, bytes(message.invocation))
+        version = facts.get("version")
+        return Registration(
+            function_id=function_id,
+            connection=connection,
+            local_id=local_id,
+            size=size,
+            description=description,
+            request_format=request_format,
+            response_format=response_format,
+            metadata=metadata,
+            internal=facts.get("internal") is True,
+            timeout=_timeout(facts),
+            version=version[:100] if isinstance(version, str) else "",
+            remote=remote,
+        )
+
+    def _taken(self, connection: Connection, function_id: str, local_id: str, owner: Connection | None) -> None:
+        log.warning(
+            "function refused: its id belongs to %s",
+            "the engine" if owner is None else "another worker",
+            extra={"worker_id": connection.id, "worker": connection.about.name, "function_id": function_id[:200]},
+        )
+        owner_id = "engine" if owner is None else owner.id
+        connection.send(frames.function_refused(local_id, connection.namespace, owner_id))
+
+    def unregister_function(self, connection: Connection, function_id: str) -> None:
+        """Remove a function of a connection."""
+        if self._bus.registry.remove(connection, function_id):
+            self._bus.changed(connection)
+
+    def trigger(self, connection: Connection, message: Message, frame: bytes, function_id: str | None = None) -> None:
+        """Register a trigger; for another ``function_id`` when its listener gives one."""
+        trigger_id, trigger_type = message.id or "", message.trigger_type or ""
+        local_id = message.function_id or ""
+        function_id = local_id if function_id is None else function_id
+        try:
+            for text, what in (
+                (trigger_id, "trigger id"),
+                (trigger_type, "trigger type"),
+                (function_id, "function id"),
+            ):
+                check_id(text, what)
+            try:
+                config = listable(message.config, "config")
+                metadata = listable(message.metadata, "metadata")
+            except ValueError as error:
+                raise BusError("trigger_registration_failed", str(error)) from error
+            namespace = text_of(message.namespace)
+            binding = Binding(
+                trigger_id,
+                trigger_type,
+                function_id,
+                connection,
+                config,
+                metadata,
+                namespace=namespace or connection.namespace,
+                trigger_namespace=text_of(message.trigger_namespace) or None,
+                own_namespace=not namespace,
+                size=len(frame),
+            )
+            self._bus.triggers.bind(binding)
+        except BusError as error:
+            self.refuse_trigger(connection, message, error)
+
+    def refuse_trigger(self, connection: Connection, message: Message, error: BusError) -> None:
+        """Tell a worker that a trigger is not registered."""
+        trigger_type = message.trigger_type or ""
+        log.warning(
+            "trigger refused: %s",
+            error.message[:500],
+            extra={"worker_id": connection.id, "worker": connection.about.name, "trigger_type": trigger_type[:200]},
+        )
+        body = frames.error_body(error.code, error.message)
+        connection.send(frames.trigger_refused(message.id or "", trigger_type, message.function_id or "", body))
+
+    def trigger_type(self, connection: Connection, message: Message, frame: bytes) -> None:
+        """Register a trigger type."""
+        try:
+            check_id(message.id or "", "trigger type")
+            self._bus.triggers.provide(
+                Provided(
+                    message.id or "",
+                    connection,
+                    listable(message.description, "description"),
+                    listable(message.trigger_request_format, "trigger request format"),
+                    listable(message.call_request_format, "call request format"),
+                )
+            )
+        except ValueError as error:
+            self.refuse(connection, str(error))
+        except BusError as error:
+            self.refuse(connection, error.message)
+
+    def trigger_result(self, connection: Connection, message: Message, frame: bytes) -> None:
+        """What the provider of a trigger type said to a binding."""
+        self._bus.triggers.result(connection, message.trigger_type or "", message.id or "", kept(message.error))
+
+    def refuse(self, connection: Connection, message: str) -> None:
+        """Tell about a refusal for which the protocol has no message of its own; the connection stays open."""
+        log.warning(
+            "registration refused: %s",
+            message[:500],
+            extra={"worker_id": connection.id, "worker": connection.about.name},
+        )
+        connection.send(frames.connection_error("registration_refused", message))
+
+
+def check_id(text: str, what: str) -> None:
+    """Raise BusError for an id that is missing or too long."""
+    if not text:
+        raise BusError("trigger_registration_failed", f"the {what} is missing")
+    if len(text) > limits.MAX_ID_LENGTH:
+        message = f"the {what} has {len(text)} characters, more than {limits.MAX_ID_LENGTH}"
+        raise BusError("trigger_registration_failed", message)
+
+
+def _timeout(facts: dict[str, object]) -> float | None:
+    """Seconds of ``timeout_ms`` in a function's metadata; what is no sensible number is ignored."""
+    value = facts.get("timeout_ms")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        return None
+    return min(value / 1000, MAX_TIMEOUT)
