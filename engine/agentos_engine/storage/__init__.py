@@ -1,0 +1,1 @@
+"""What lasts: values now, behind one interface for every store."""
