@@ -1,0 +1,1 @@
+"""Queues: when which job runs, what a failure leads to, and who gets the messages of a topic."""
