@@ -1,0 +1,226 @@
+"""The rules of a listener, applied to the messages of one connection."""
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+
+import msgspec
+
+from agentos_engine import limits
+from agentos_engine.access.gatekeeper import Gatekeeper
+from agentos_engine.access.hooks import FunctionRegistration, TriggerRegistration, TriggerTypeRegistration
+from agentos_engine.access.names import Names
+from agentos_engine.access.session import Session
+from agentos_engine.bus.bus import Bus
+from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
+from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.registry import Registration
+from agentos_engine.protocol import frames
+from agentos_engine.protocol.messages import ABSENT, Message, is_null, kept, text_of
+from agentos_engine.triggers.registry import condition_of
+
+log = logging.getLogger(__name__)
+
+_QUEUED = frozenset(
+    {
+        "registerfunction",
+        "unregisterfunction",
+        "registertrigger",
+        "unregistertrigger",
+        "registertriggertype",
+        "unregistertriggertype",
+    }
+)
+"""What has to be carried out in the order in which it came, although hooks are asked in between."""
+
+
+class SessionGuard:
+    """Stands between one connection and the bus."""
+
+    def __init__(self, bus: Bus, gatekeeper: Gatekeeper, session: Session) -> None:
+        self._bus = bus
+        self._gatekeeper = gatekeeper
+        self.session = session
+        self._functions = Names()
+        self._triggers = Names()
+        self._trigger_types = Names()
+        self._waiting: deque[bytes] = deque()
+        self._working = False
+
+    def receive(self, connection: Connection, message: Message, frame: bytes) -> bool:
+        """Take a registration, to be carried out once the hooks have agreed; False for all other messages."""
+        if message.type not in _QUEUED:
+            return False
+        if len(self._waiting) >= limits.MAX_FUNCTIONS:
+            message_text = f"more than {limits.MAX_FUNCTIONS} registrations wait for the listener's hooks"
+            self._bus.registrations.refuse(connection, message_text)
+            return True
+        self._waiting.append(frame)
+        if not self._working:
+            self._working = True
+            self._bus.spawn(self._work(connection))
+        return True
+
+    async def _work(self, connection: Connection) -> None:
+        try:
+            while self._waiting and not connection.closed:
+                frame = self._waiting.popleft()
+                await self._carry_out(connection, msgspec.json.decode(frame, type=Message), frame)
+        finally:
+            self._working = False
+
+    async def _carry_out(self, connection: Connection, message: Message, frame: bytes) -> None:
+        try:
+            match message.type:
+                case "registerfunction":
+                    await self._function(connection, message, frame)
+                case "unregisterfunction":
+                    outer = self._functions.remove(message.id or "")
+                    self._bus.registrations.unregister_function(connection, outer)
+                case "registertrigger":
+                    await self._trigger(connection, message, frame)
+                case "unregistertrigger":
+                    self._bus.triggers.unbind(connection, self._triggers.remove(message.id or ""))
+                case "registertriggertype":
+                    await self._trigger_type(connection, message, frame)
+                case "unregistertriggertype":
+                    self._bus.triggers.withdraw(connection, self._trigger_types.remove(message.id or ""))
+        except BusError as error:
+            if message.type == "registertrigger":
+                self._bus.registrations.refuse_trigger(connection, message, error)
+            else:
+                what = (message.id or "")[:200]
+                self._bus.registrations.refuse(connection, f"{message.type} {what!r} is refused: {error.message}")
+
+    async def _function(self, connection: Connection, message: Message, frame: bytes) -> None:
+        asked = FunctionRegistration(message.id or "", kept(message.description), kept(message.metadata))
+        admitted = await self._gatekeeper.admit_function(self.session, asked, connection.namespace)
+        if connection.closed:
+            return
+        message.description = _raw(admitted.description)
+        message.metadata = _raw(admitted.metadata)
+        former = self._functions.add(message.id or "", admitted.function_id)
+        if former is not None:
+            self._bus.registrations.unregister_function(connection, former)
+        self._bus.registrations.function(connection, message, frame, admitted.function_id)
+
+    async def _trigger(self, connection: Connection, message: Message, frame: bytes) -> None:
+        asked = TriggerRegistration(
+            message.id or "",
+            message.trigger_type or "",
+            self._functions.outer(message.function_id or "").removeprefix(self.session.prefix),
+            kept(message.config),
+            kept(message.metadata),
+        )
+        namespace = text_of(message.namespace) or connection.namespace
+        admitted = await self._gatekeeper.admit_trigger(self.session, asked, namespace)
+        if connection.closed:
+            return
+        for function_id in (admitted.function_id, condition_of(admitted.config)):
+            self._check_target(connection, function_id, namespace)
+        former = self._triggers.add(message.id or "", admitted.trigger_id)
+        if former is not None:
+            self._bus.triggers.unbind(connection, former)
+        message.id, message.trigger_type = admitted.trigger_id, admitted.trigger_type
+        message.config = _raw(admitted.config)
+        self._bus.registrations.trigger(connection, message, frame, admitted.function_id)
+
+    def _check_target(self, connection: Connection, function_id: str | None, namespace: str) -> None:
+        """Raise BusError FORBIDDEN for a function of others that the session may not call: a trigger would call it.
+
+        One that nobody has is let through, since workers may bind before they register.
+        """
+        if function_id is None or function_id in connection.registrations:
+            return
+        owners = self._bus.registry.owners(function_id, namespace)
+        if owners is not None or self._bus.functions.get(function_id) is not None:
+            metadata = owners.registrations[-1].metadata if owners is not None else None
+            self._gatekeeper.check_call(self.session, function_id, metadata, namespace)
+
+    async def _trigger_type(self, connection: Connection, message: Message, frame: bytes) -> None:
+        asked = TriggerTypeRegistration(message.id or "", kept(message.description))
+        admitted = await self._gatekeeper.admit_trigger_type(self.session, asked)
+        if connection.closed:
+            return
+        self._trigger_types.add(message.id or "", admitted.trigger_type_id)
+        message.id = admitted.trigger_type_id
+        message.description = _raw(admitted.description)
+        self._bus.registrations.trigger_type(connection, message, frame)
+
+    def call(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
+        """Carry out a call of the connection, through the listener's middleware when it has one. Raises BusError."""
+        function_id = message.function_id or ""
+        # A worker calls its own functions by the ids under which it registered them.
+        owners = self._bus.registry.owners(function_id, namespace)
+        metadata = owners.registrations[-1].metadata if owners is not None else None
+        self._gatekeeper.check_call(self.session, function_id, metadata, namespace)
+        is_own = owners is None and self._bus.functions.get(function_id) is not None
+        if function_id == "engine::workers::register":
+            self._check_namespace(message)
+        if not self._gatekeeper.uses_middleware(is_own):
+            self._bus.calls.start(connection, message, invocation_id, namespace)
+            return
+        data = None if is_null(message.data) else bytes(message.data)
+        question = _Question(function_id, data, message, None if is_null(message.namespace) else namespace)
+        self._bus.spawn(self._ask_middleware(connection, question, invocation_id))
+
+    def _check_namespace(self, message: Message) -> None:
+        try:
+            fields = msgspec.json.decode(message.data)
+        except (msgspec.DecodeError, RecursionError):
+            return
+        namespace = fields.get("namespace") if isinstance(fields, dict) else None
+        if isinstance(namespace, str):
+            self._gatekeeper.check_namespace(self.session, namespace)
+
+    async def _ask_middleware(self, connection: Connection, question: "_Question", invocation_id: str | None) -> None:
+        try:
+            result = await self._gatekeeper.call_middleware(
+                self.session,
+                question.function_id,
+                question.data,
+                question.action,
+                question.namespace,
+                metadata=question.metadata,
+                traceparent=question.traceparent,
+                baggage=question.baggage,
+            )
+        except BusError as error:
+            self._bus.calls.refuse(connection, invocation_id, question.function_id, error)
+            return
+        if invocation_id is not None:
+            connection.send(frames.result(invocation_id, question.function_id, value=result))
+
+    def sees(self, registration: Registration) -> bool:
+        """True when the function may stand in a listing for this connection."""
+        return self.sees_id(registration.function_id, registration.metadata, registration.connection.namespace)
+
+    def sees_id(self, function_id: str, metadata: bytes | None = None, namespace: str = DEFAULT_NAMESPACE) -> bool:
+        """The same for a function id."""
+        return self._gatekeeper.visible(self.session, function_id, metadata, namespace)
+
+
+@dataclass(slots=True)
+class _Question:
+    """What the middleware is asked, copied out of the message's frame."""
+
+    function_id: str
+    data: bytes | None
+    action: bytes | None
+    metadata: bytes | None
+    traceparent: str | None
+    baggage: str | None
+    namespace: str | None
+
+    def __init__(self, function_id: str, data: bytes | None, message: Message, namespace: str | None) -> None:
+        self.function_id = function_id
+        self.data = data
+        self.action = None if message.action is None else msgspec.json.encode(message.action)
+        self.metadata = kept(message.metadata)
+        self.traceparent = text_of(message.traceparent)
+        self.baggage = text_of(message.baggage)
+        self.namespace = namespace
+
+
+def _raw(value: bytes | None) -> msgspec.Raw:
+    return ABSENT if value is None else msgspec.Raw(value)

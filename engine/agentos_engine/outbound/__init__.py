@@ -1,0 +1,1 @@
+"""HTTP requests that the engine itself makes: to functions that are invoked over HTTP, and to webhooks."""
