@@ -1,7 +1,7 @@
-"""The HTTP envelope of iii: what a handler is given for a request, and what its result means as a response."""
+"""The HTTP envelope of iii: what functions are given for a request, and what their results mean as a response."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -16,13 +16,18 @@ _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _FRAMING = frozenset({"connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"})
 """Headers that belong to the connection; a handler's are left out."""
 
+_JSON = ("content-type", "application/json")
+
 _encode = msgspec.json.Encoder().encode
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 @dataclass(slots=True)
 class Request:
-    """A request as parsed: ``path`` without the query, both percent-encoded; header names in lower case, in order."""
+    """A request as parsed: ``path`` without the query, both percent-encoded; header names in lower case, in order.
+
+    Bytes beyond ASCII in headers are read as latin-1. ``body`` is empty when the body comes as a stream.
+    """
 
     method: str
     path: str
@@ -32,7 +37,14 @@ class Request:
 
     def header(self, name: str) -> str | None:
         """The last value of a header; ``name`` in lower case."""
-        return next((value for key, value in reversed(self.headers) if key == name), None)
+        for key, value in reversed(self.headers):
+            if key == name:
+                return value
+        return None
+
+    def is_json(self) -> bool:
+        """Whether the client says that the body is JSON."""
+        return "application/json" in (self.header("content-type") or "").lower()
 
 
 @dataclass(slots=True)
@@ -44,68 +56,190 @@ class Response:
     body: bytes = b""
 
 
+class ResultError(ValueError):
+    """A function returned or wrote what HTTP cannot say; the message is for the worker's author."""
+
+
 def error_response(status: int, code: str, message: str, headers: Mapping[str, str] = {}, **extra: str) -> Response:
     """A response with the error body of iii 0.23: ``{"error": {"code", "message", …}}``."""
     body = _encode({"error": {"code": code, "message": message, **extra}})
-    return Response(status, [("content-type", "application/json"), *headers.items()], body)
+    return Response(status, [_JSON, *headers.items()], body)
 
 
-def request_payload(request: Request, route: str, method: str, path_params: dict[str, str]) -> bytes:
-    """Return the JSON that the handler is given; ``route`` and ``method`` are those of its trigger.
+def condition_not_met() -> Response:
+    """The response when a condition said no; ``skipped`` is how the 0.11 line tells it."""
+    error = {"code": "CONDITION_NOT_MET", "message": "Request condition not met"}
+    return Response(422, [_JSON], _encode({"error": error, "skipped": True}))
 
-    ``body`` is the JSON body as it came when the content type is JSON and the JSON is right, else null.
+
+# What functions are given
+
+
+def request_payload(
+    request: Request,
+    route: str,
+    method: str,
+    path_params: Mapping[str, str],
+    channels: Mapping[str, object] = {},
+) -> bytes:
+    """Return the JSON that a handler is given; ``route`` and ``method`` are those of the trigger.
+
+    ``body`` is the JSON body as it came when the content type is JSON and the JSON is right, else null. ``channels``
+    are the refs of the request's channels by their keys; a condition gets none. Raises ValueError for a query with more
+    than MAX_QUERY_FIELDS fields.
     """
-    query = parse_qsl(request.query, keep_blank_values=True, errors="replace", max_num_fields=MAX_QUERY_FIELDS)
-    known = {
-        "path": route,
-        "method": request.method,
+    return _encode(
+        {
+            "path": route,
+            "method": request.method,
+            "path_params": path_params,
+            "query_params": _query_params(request.query) if request.query else {},
+            "headers": dict(request.headers),
+            "trigger": {"type": "http", "path": route, "method": method},
+            **channels,
+            "body": msgspec.Raw(_json_body(request)) if request.body else None,
+        }
+    )
+
+
+def middleware_payload(request: Request, path_params: Mapping[str, str]) -> bytes:
+    """Return the JSON that a middleware is given. Raises ValueError as :func:`request_payload`."""
+    view = {
         "path_params": path_params,
-        "query_params": dict(query),
+        "query_params": _query_params(request.query) if request.query else {},
         "headers": dict(request.headers),
-        "trigger": {"type": "http", "path": route, "method": method},
-        "body": msgspec.Raw(_json_body(request)),
+        "method": request.method,
     }
-    return _encode(known)
+    return _encode({"phase": "preHandler", "request": view, "context": {}})
+
+
+def _query_params(query: str) -> dict[str, str]:
+    if "%" in query or "+" in query:
+        return dict(parse_qsl(query, keep_blank_values=True, errors="replace", max_num_fields=MAX_QUERY_FIELDS))
+    pairs = query.split("&")
+    if len(pairs) > MAX_QUERY_FIELDS:
+        raise ValueError(f"it has more than {MAX_QUERY_FIELDS} fields")
+    params = {}
+    for pair in pairs:
+        if pair:
+            name, _, value = pair.partition("=")
+            params[name] = value
+    return params
 
 
 def _json_body(request: Request) -> bytes:
-    if not request.body or "application/json" not in (request.header("content-type") or "").lower():
+    if not request.is_json():
         return b"null"
     try:
-        request.body.decode()
+        if not request.body.isascii():
+            request.body.decode()
         _check_json(request.body)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return b"null"
     return request.body.strip()
 
 
+# What their results mean
+
+
 class _Result(msgspec.Struct):
     """The keys of a handler's result that make a response."""
 
-    status_code: msgspec.Raw = msgspec.Raw(b"200")
-    headers: msgspec.Raw = msgspec.Raw(b"null")
+    status_code: Any = None
+    headers: Any = None
     body: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+_decode_result = msgspec.json.Decoder(_Result).decode
+_NO_RESULT = _Result()
+
+
 def handler_response(result: Json) -> Response:
-    """Return the response that a handler's result (raw JSON, empty: none) stands for.
+    """Return the response that a handler's result (raw JSON) stands for.
 
     A result without any of the keys ``status_code``, ``headers`` and ``body`` is a 200 with the body ``{}``, as in iii.
-    Raises ValueError, with a message for the worker's author, for keys with values that HTTP cannot say.
+    Raises ResultError for keys with values that HTTP cannot say.
     """
-    parts = _Result()
-    if bytes(memoryview(result)[:1]) == b"{":
-        parts = msgspec.json.decode(result, type=_Result)
-    status = msgspec.json.decode(parts.status_code)
-    if status is None:
-        status = 200
+    try:
+        parts = _decode_result(result)
+    except msgspec.ValidationError:
+        parts = _NO_RESULT  # a scalar or an array
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ResultError(f"the handler's result cannot be read: {error}") from error
+    status = 200 if parts.status_code is None else _status(parts.status_code)
+    if parts.headers is None:
+        return Response(status, [_JSON], bytes(parts.body))
+    headers = _headers(parts.headers)
+    if any(name == "content-type" for name, _ in headers):
+        return Response(status, headers, _body(parts.body))
+    return Response(status, [_JSON, *headers], bytes(parts.body))
+
+
+def middleware_response(result: Json) -> Response | None:
+    """Return the response that a middleware's result (raw JSON, empty: none) asks for; None: the request goes on.
+
+    Raises ResultError when it asks for one that HTTP cannot say.
+    """
+    if bytes(memoryview(result)[:1]) != b"{":
+        return None
+    try:
+        asked = msgspec.json.decode(result, type=_MiddlewareResult)
+        if asked.action != "respond":
+            return None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ResultError(f"the middleware's result cannot be read: {error}") from error
+    return handler_response(asked.response)
+
+
+class _MiddlewareResult(msgspec.Struct):
+    action: Any = None
+    response: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class ResponseHead(msgspec.Struct):
+    """Status and headers of a streamed response, as its writer sets them; ``length`` of the body, if it said so."""
+
+    status: int = 200
+    headers: list[tuple[str, str]] = []
+    length: int | None = None
+
+    def apply(self, text: bytes) -> bool:
+        """Take a control message of the writer; False when it is none. Raises ResultError for a wrong one."""
+        try:
+            control = msgspec.json.decode(text, type=_Control)
+            if control.type == "set_status":
+                self.status = _status(control.status_code)
+            elif control.type == "set_headers":
+                self._set_headers(control.headers)
+            else:
+                return False
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        return True
+
+    def _set_headers(self, given: Any) -> None:
+        headers = _headers(given, framing={"content-length"})
+        names = {name for name, _ in headers}
+        self.headers = [(name, value) for name, value in self.headers if name not in names]
+        for name, value in headers:
+            if name != "content-length":
+                self.headers.append((name, value))
+            elif value.isascii() and value.isdecimal() and len(value) <= 18:
+                self.length = int(value)
+            else:
+                raise ResultError(f"the handler's content-length is {value[:50]!r}, not a number of bytes")
+
+
+class _Control(msgspec.Struct):
+    type: Any = None
+    status_code: Any = None
+    headers: Any = None
+
+
+def _status(status: Any) -> int:
     if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
-        raise ValueError(f"the handler's status_code is {str(status)[:50]!r}, not a number from 200 to 599")
-    headers = _headers(msgspec.json.decode(parts.headers))
-    content_type = next((value for name, value in headers if name == "content-type"), None)
-    if content_type is None:
-        return Response(status, [("content-type", "application/json"), *headers], bytes(parts.body))
-    return Response(status, headers, _body(parts.body))
+        raise ResultError(f"the handler's status_code is {str(status)[:50]!r}, not a number from 200 to 599")
+    return status
 
 
 def _body(body: msgspec.Raw) -> bytes:
@@ -114,12 +248,20 @@ def _body(body: msgspec.Raw) -> bytes:
     if raw == b"null":
         return b""
     if raw.startswith(b'"'):
-        return msgspec.json.decode(raw, type=str).encode()
+        try:
+            return msgspec.json.decode(raw, type=str).encode()
+        except UnicodeDecodeError as error:
+            raise ResultError(f"the handler's body cannot be read: {error}") from error
     return raw
 
 
-def _headers(value: Any) -> list[tuple[str, str]]:
-    """Read headers given as an object, or as a list of ``Name: value`` texts. Raises ValueError."""
+def _headers(value: Any, framing: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Read headers given as an object, or as a list of ``Name: value`` texts. Raises ResultError.
+
+    Those that belong to the connection are left out, except for the ones named in ``framing``.
+    """
+    if value is None:
+        return []
     pairs: list[tuple[str, Any]] = []
     if isinstance(value, dict):
         for name, given in value.items():
@@ -128,17 +270,18 @@ def _headers(value: Any) -> list[tuple[str, str]]:
         for line in value:
             name, separator, text = line.partition(":") if isinstance(line, str) else ("", "", "")
             if not separator:
-                raise ValueError("the handler's headers hold an entry that is not of the form 'Name: value'")
+                raise ResultError("the handler's headers hold an entry that is not of the form 'Name: value'")
             pairs.append((name, text.strip()))
-    elif value is not None:
-        raise ValueError("the handler's headers are neither an object nor a list of 'Name: value' texts")
+    else:
+        raise ResultError("the handler's headers are neither an object nor a list of 'Name: value' texts")
     headers = []
     for name, given in pairs:
         if isinstance(given, bool):
             given = "true" if given else "false"
         text = str(given) if isinstance(given, str | int | float) else None
         if text is None or not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(text):
-            raise ValueError(f"the handler's header {name[:100]!r} has a name or a value that HTTP does not allow")
-        if name.lower() not in _FRAMING:
-            headers.append((name.lower(), text))
+            raise ResultError(f"the handler's header {name[:100]!r} has a name or a value that HTTP does not allow")
+        name = name.lower()
+        if name not in _FRAMING or name in framing:
+            headers.append((name, text))
     return headers

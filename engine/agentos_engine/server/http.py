@@ -1,88 +1,166 @@
-"""An HTTP/1.1 server on httptools, for handlers that answer by callback."""
+"""An HTTP/1.1 server on httptools, for handlers that answer by callback, at once or piece by piece."""
 
 import asyncio
 import logging
-import time
-from collections import deque
 from collections.abc import Callable
-from email.utils import formatdate
-from http import HTTPStatus
-from typing import cast
-
-import httptools
+from typing import Any
 
 from agentos_engine import limits
-from agentos_engine.protocol.http import Request, Response, error_response
+from agentos_engine.protocol.http import Request, Response
+from agentos_engine.server import http_refusals
+from agentos_engine.server.http_body import RequestBody
+from agentos_engine.server.http_connection import HttpConnection
+from agentos_engine.server.http_framing import HeadWriter
 
 log = logging.getLogger(__name__)
 
 SWEEP_INTERVAL = 0.25
 """Seconds between two looks at the deadlines of all connections."""
+STREAM_TIMEOUT = 300.0
+"""Seconds for which nothing may come from the handler of a streamed response."""
+MAX_QUEUED = 4096
+"""Requests that wait until one in progress is answered; one more gets 503."""
+
+_FUNCTION = ("TIMEOUT", "the function")
+_PLACE = ("OVERLOADED", "the server")
 
 Handler = Callable[["Exchange"], None]
 
 
 class Exchange:
-    """One request and its answer."""
+    """One request and its answer: either :meth:`respond`, or :meth:`start`, :meth:`write` and :meth:`finish`."""
 
-    __slots__ = ("_connection", "answered", "on_abandoned", "request")
+    # Defaults in the class: a request that needs none of these costs nothing for them.
+    body: RequestBody | None = None
+    """Set when the body is streamed; else the whole of it is in the request."""
+    found: Any = None
+    """What ``refusal`` found out about the request, for the handler."""
+    on_abandoned: Callable[[], None] | None = None
+    """Called when nobody waits for the answer any more: time-out, or the client went."""
+    on_writable: Callable[[], None] | None = None
+    """Called when the client takes more, after a write returned False."""
+    waits_for: tuple[str, str] = _FUNCTION
+    """Code and name of what is late when the time is over."""
+    started = False
+    """Whether the head of a streamed response is sent."""
+    answered = False
+    """Whether there is nothing more to answer."""
+    # For connection and server:
+    keep_alive = True
+    is_http_1_0 = False
+    expects_continue = False
+    has_place = False
+    deadline = 0.0
 
-    def __init__(self, request: Request, connection: "HttpConnection") -> None:
+    def __init__(self, request: Request, connection: HttpConnection) -> None:
         self.request = request
-        self.on_abandoned: Callable[[], None] | None = None
-        self.answered = False
         self._connection = connection
 
     def respond(self, response: Response) -> None:
         """Send the answer; ignored when there was one, or the client has gone."""
-        if not self.answered:
+        if not self.answered and not self.started:
             self.answered = True
-            self._connection.finish(self, response)
+            self._connection.respond(self, response)
+
+    def start(self, response: Response, length: int | None = None) -> None:
+        """Send the head of a response whose body follows in pieces; ``length`` of the body in bytes, when known."""
+        if not self.answered and not self.started:
+            self.started = True
+            self._connection.start(self, response, length)
+
+    def write(self, data: bytes) -> bool:
+        """Send a piece of the body, at once; False: the client is slow, no more before ``on_writable``."""
+        return self.answered or self._connection.write(self, data)
+
+    def finish(self) -> None:
+        """End a streamed response. One that is shorter than its length is cut."""
+        if self.started and not self.answered:
+            self.answered = True
+            self._connection.finish(self)
+
+    def cut(self) -> None:
+        """End a streamed response so that the client sees that it is not complete."""
+        if self.started and not self.answered:
+            self.answered = True
+            self._connection.cut(self)
+
+    def send_continue(self) -> None:
+        """Ask a client that waits for this to send the body."""
+        if self.expects_continue and not self.answered:
+            self.expects_continue = False
+            self._connection.send_continue(self)
+
+    def allow(self, seconds: float) -> None:
+        """Let the answer take so many seconds from now."""
+        if not self.answered:
+            self._connection.allow(self, seconds)
+
+    def whole_body(self) -> RequestBody:
+        """Return the body, as a stream also when it has come already."""
+        return self.body if self.body is not None else self._connection.loaded_body(self.request.body)
 
     def abandon(self, response: Response | None) -> None:
         """Stop waiting for the handler; answer with ``response``, if somebody is still there."""
         if self.answered:
             return
         if self.on_abandoned is not None:
-            self.on_abandoned()
-        if response is not None:
+            try:
+                self.on_abandoned()
+            except Exception:
+                log.exception("a request could not be abandoned")
+        if self.started:
+            self.cut()
+        elif response is not None:
             self.respond(response)
         self.answered = True
 
 
 class HttpServer:
-    """A listening port. ``headers`` go into every response.
+    """A listening port.
 
     ``refusal`` is asked about each request with a body as soon as its headers are there: the response that it returns
-    is sent at once and the body not read. With None the body is read and the handler called.
+    is sent at once and the body not read. With None the handler is called, when the body is there; for requests of
+    which ``streams`` says True, at once. ``headers`` are lines that go into every response: as bytes that end with CR
+    and LF, for a request or, when that cannot be read, for None.
     """
 
     def __init__(
         self,
         handler: Handler,
         *,
-        refusal: Callable[[Request], Response | None] = lambda request: None,
-        headers: tuple[tuple[str, str], ...] = (),
+        refusal: Callable[[Exchange], Response | None] = lambda exchange: None,
+        streams: Callable[[Request], bool] = lambda request: False,
+        headers: Callable[[Request | None], bytes] = lambda request: b"",
         request_timeout: float = limits.HTTP_REQUEST_TIMEOUT,
         read_timeout: float = limits.HTTP_READ_TIMEOUT,
         idle_timeout: float = limits.HTTP_IDLE_TIMEOUT,
+        stream_timeout: float = STREAM_TIMEOUT,
         max_concurrent: int = limits.MAX_HTTP_CONCURRENT,
+        max_queued: int = MAX_QUEUED,
         max_buffered: int = limits.MAX_HTTP_BUFFERED,
     ) -> None:
         self.handler = handler
         self.refusal = refusal
-        self.common = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers)
+        self.streams = streams
+        self.headers = headers
+        self.heads = HeadWriter()
         self.request_timeout = request_timeout
         self.read_timeout = read_timeout
         self.idle_timeout = idle_timeout
+        self.stream_timeout = stream_timeout
         self.max_concurrent = max_concurrent
+        self.max_queued = max_queued
         self.max_buffered = max_buffered
         self.buffered = 0
         """Bytes of all bodies that are in memory."""
         self.connections: set[HttpConnection] = set()
         self.in_progress = 0
+        """Requests not yet answered, those included that wait for a place."""
         self.requests = 0
         self.draining = False
+        self._taken = 0
+        """Places in use. A streamed response gives its place back when it starts."""
+        self._queue: dict[Exchange, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._server: asyncio.Server | None = None
@@ -91,7 +169,7 @@ class HttpServer:
     async def listen(self, host: str, port: int) -> int:
         """Start to listen and return the port. Raises OSError when that is not possible."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: HttpConnection(self), host, port, backlog=1024)
+        self._server = await loop.create_server(lambda: HttpConnection(self, Exchange), host, port, backlog=1024)
         self._sweeper = loop.create_task(self._sweep())
         return self._server.sockets[0].getsockname()[1]
 
@@ -108,7 +186,8 @@ class HttpServer:
             log.warning("requests still in progress at shutdown", extra={"requests": self.in_progress})
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections; requests in progress are answered with 503, streamed responses cut."""
+        self.draining = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         if self._server is not None:
@@ -117,17 +196,70 @@ class HttpServer:
             connection.end()
         await asyncio.sleep(0)
 
-    def begin(self) -> None:
-        """A request starts to be handled."""
+    # For the connections
+
+    def admit(self, exchange: Exchange) -> None:
+        """Have a request handled: at once when there is a place, else when there is one."""
         self.requests += 1
         self.in_progress += 1
         self._idle.clear()
+        if self._taken < self.max_concurrent:
+            self._handle(exchange)
+        elif len(self._queue) < self.max_queued:
+            exchange.waits_for = _PLACE
+            self._queue[exchange] = None
+        else:
+            exchange.respond(self.overloaded())
 
-    def done(self) -> None:
-        """A request is not handled any more."""
+    def leave(self, exchange: Exchange) -> None:
+        """A request needs its place no longer."""
+        if exchange.has_place:
+            exchange.has_place = False
+            self._taken -= 1
+            if self._queue:
+                # Not at once: many answers that need no waiting would nest.
+                asyncio.get_running_loop().call_soon(self._handle_next)
+        elif self._queue:
+            self._queue.pop(exchange, None)
+
+    def done(self, exchange: Exchange) -> None:
+        """A request is answered or abandoned."""
+        self.leave(exchange)
         self.in_progress -= 1
         if self.in_progress == 0:
             self._idle.set()
+
+    def count(self, size: int) -> None:
+        """So many more bytes of bodies are in memory."""
+        self.buffered += size
+
+    def late(self, exchange: Exchange) -> Response:
+        """Return the answer to a request whose time is over."""
+        if exchange.waits_for is _PLACE:
+            return self.overloaded()
+        code, what = exchange.waits_for
+        return http_refusals.too_late(code, what, self.request_timeout)
+
+    def overloaded(self) -> Response:
+        """Return the answer to a request for which there is no place."""
+        return http_refusals.overloaded(self.max_concurrent)
+
+    def _handle_next(self) -> None:
+        while self._queue and self._taken < self.max_concurrent:
+            exchange = next(iter(self._queue))
+            del self._queue[exchange]
+            exchange.waits_for = _FUNCTION
+            exchange.allow(self.request_timeout)
+            self._handle(exchange)
+
+    def _handle(self, exchange: Exchange) -> None:
+        exchange.has_place = True
+        self._taken += 1
+        try:
+            self.handler(exchange)
+        except Exception:
+            log.exception("request failed")
+            exchange.abandon(http_refusals.broken())
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -136,295 +268,8 @@ class HttpServer:
             now = loop.time()
             for connection in list(self.connections):
                 if now > connection.deadline:
-                    connection.expire()
-
-
-class HttpConnection(asyncio.Protocol):
-    """One client's connection: requests are parsed as they come and handled one after the other."""
-
-    def __init__(self, server: HttpServer) -> None:
-        self._server = server
-        self._now = asyncio.get_running_loop().time
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpRequestParser(self)
-        self._url = b""
-        self._headers: list[tuple[str, str]] = []
-        self._header_bytes = 0
-        self._request = Request("", "")
-        self._body = bytearray()
-        self._buffered = 0
-        """Bytes of bodies in memory: of the request being read, those that wait, and the one being handled."""
-        self._in_message = False
-        self._reading_headers = False
-        self._waiting: deque[tuple[Request, bool]] = deque()
-        self._exchange: Exchange | None = None
-        self._keep_alive = True
-        self._refused = False
-        """Nothing more is read: what the client sent is no request."""
-        self._last: Response | None = None
-        """What a request that cannot be read is answered with, once those before it are."""
-        self._lingering = False
-        self._write_paused = False
-        self.deadline = 0.0
-
-    # asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)
-        self.deadline = self._now() + self._server.read_timeout
-        if len(self._server.connections) >= limits.MAX_HTTP_CONNECTIONS or self._server.draining:
-            transport.abort()
-            return
-        self._server.connections.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
-        self._waiting.clear()
-        self._release(self._buffered)
-        if self._exchange is not None:
-            exchange, self._exchange = self._exchange, None
-            self._server.done()
-            exchange.abandon(None)
-
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Clients may offer h2c or a WebSocket on any request; it is declined by answering as if it were not there.
-            self._keep_alive = False
-            self._refused = True
-        except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            if not isinstance(cause, _RequestError):
-                raise
-            self._refuse(cause.response)
-        except httptools.HttpParserError as error:
-            self._refuse(error_response(400, "BAD_REQUEST", f"the request is not HTTP/1.1: {error}"))
-        else:
-            if self._reading_headers:
-                self._header_bytes += len(data)
-                if self._header_bytes > limits.MAX_HTTP_HEADERS:
-                    self._refuse(_too_many_headers())
-        self._next()
-
-    def pause_writing(self) -> None:
-        self._write_paused = True
-        self.deadline = self._now() + self._server.read_timeout
-        self._hold_reading()
-
-    def resume_writing(self) -> None:
-        self._write_paused = False
-        self.deadline = self._now() + self._server.idle_timeout
-        self._hold_reading()
-        self._next()
-
-    # httptools
-
-    def on_message_begin(self) -> None:
-        self._url = b""
-        self._headers = []
-        self._header_bytes = 0
-        self._in_message = self._reading_headers = True
-        if self._exchange is None:
-            self.deadline = self._now() + self._server.read_timeout
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes | None) -> None:
-        value = value or b""
-        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
-
-    def on_headers_complete(self) -> None:
-        self._reading_headers = False
-        size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
-        if size > limits.MAX_HTTP_HEADERS:
-            raise _RequestError(_too_many_headers())
-        length = next((value for name, value in self._headers if name == "content-length"), "0")
-        has_body = length != "0" or any(name == "transfer-encoding" for name, _ in self._headers)
-        if length.isdecimal() and int(length[:20]) > limits.MAX_HTTP_BODY:
-            raise _RequestError(_body_too_large())
-        if has_body and self._parser.should_upgrade():
-            message = "a request with a body cannot be upgraded; leave out the Upgrade header"
-            raise _RequestError(error_response(400, "BAD_REQUEST", message))
-        self._request = self._parsed_request()
-        if has_body:
-            response = self._server.refusal(self._request)
-            if response is not None:
-                self._server.requests += 1
-                raise _RequestError(response)
-            if self._server.buffered >= self._server.max_buffered:
-                raise _RequestError(_too_much_buffered())
-        expects = any(name == "expect" and value.lower() == "100-continue" for name, value in self._headers)
-        if expects and has_body and self._exchange is None and not self._waiting and self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, body: bytes) -> None:
-        if len(self._body) + len(body) > limits.MAX_HTTP_BODY:
-            raise _RequestError(_body_too_large())
-        if self._server.buffered + len(body) > self._server.max_buffered:
-            raise _RequestError(_too_much_buffered())
-        self._body += body
-        self._buffered += len(body)
-        self._server.buffered += len(body)
-
-    def on_message_complete(self) -> None:
-        self._in_message = False
-        if self._body:
-            self._request.body = bytes(self._body)
-            self._body = bytearray()
-        keep_alive = self._parser.should_keep_alive() and not self._parser.should_upgrade()
-        self._waiting.append((self._request, keep_alive))
-
-    def _parsed_request(self) -> Request:
-        """The request without its body."""
-        target = self._url.decode("latin-1")
-        if "://" in target.partition("?")[0]:  # absolute form, as sent to a proxy
-            target = "/" + target.split("://", 1)[1].partition("/")[2]
-        path, _, query = target.partition("#")[0].partition("?")
-        method = self._parser.get_method().decode("ascii")
-        return Request(method, path, query, self._headers)
-
-    def _release(self, size: int) -> None:
-        """So many bytes of bodies are not needed any more."""
-        self._buffered -= size
-        self._server.buffered -= size
-
-    # One request after the other
-
-    def _next(self) -> None:
-        while self._exchange is None and self._waiting and not self._write_paused:
-            request, self._keep_alive = self._waiting.popleft()
-            self._server.begin()
-            self._exchange = exchange = Exchange(request, self)
-            self.deadline = self._now() + self._server.request_timeout
-            if self._server.in_progress > self._server.max_concurrent:
-                message = f"more than {self._server.max_concurrent} requests are in progress; try again"
-                exchange.respond(error_response(503, "OVERLOADED", message, {"retry-after": "1"}))
-                continue
-            try:
-                self._server.handler(exchange)
-            except Exception:
-                log.exception("request failed")
-                exchange.respond(error_response(500, "INTERNAL_ERROR", "the engine failed; its log says why"))
-        if self._last is not None and self._exchange is None and not self._waiting and self._transport is not None:
-            response, self._last = self._last, None
-            self._write(response, False, False)
-            # Closing while the client still sends would reset the connection before it has read the answer.
-            self._transport.write_eof()
-            self._lingering = True
-            self.deadline = self._now() + limits.HTTP_LINGER_TIMEOUT
-        self._hold_reading()
-
-    def finish(self, exchange: Exchange, response: Response) -> None:
-        """Send the answer to the request that is being handled."""
-        if self._exchange is not exchange or self._transport is None:
-            return
-        self._exchange = None
-        self._server.done()
-        self._release(len(exchange.request.body))
-        more = not self._refused or bool(self._waiting) or self._last is not None
-        keep_alive = self._keep_alive and more and not self._server.draining
-        self._write(response, exchange.request.method == "HEAD", keep_alive)
-        if not keep_alive:
-            self._waiting.clear()
-            self._last = None
-            self._refused = True
-            self._transport.close()
-            return
-        if not self._write_paused:
-            self.deadline = self._now() + self._server.idle_timeout
-        if self._waiting or self._last is not None:
-            asyncio.get_running_loop().call_soon(self._next)
-        self._hold_reading()
-
-    def _hold_reading(self) -> None:
-        """Read no further while requests wait: what a client may pipeline is bounded by one read."""
-        if self._transport is None or self._transport.is_closing():
-            return
-        if self._waiting or self._write_paused:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
-
-    def _refuse(self, response: Response) -> None:
-        """Answer a request that cannot be read, in its turn; nothing after it can be read, either."""
-        self._refused = True
-        self._last = response
-        self._release(len(self._body))
-        self._body = bytearray()
-        self._next()
-
-    def _write(self, response: Response, head: bool, keep_alive: bool) -> None:
-        assert self._transport is not None
-        status = response.status
-        bodiless = status in (204, 304)
-        lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, 'Status')}\r\n"]
-        given = set()
-        for name, value in response.headers:
-            lines.append(f"{name}: {value}\r\n")
-            given.add(name)
-        if not bodiless:
-            lines.append(f"content-length: {len(response.body)}\r\n")
-        if "date" not in given:
-            lines.append(f"date: {formatdate(time.time(), usegmt=True)}\r\n")
-        if not keep_alive:
-            lines.append("connection: close\r\n")
-        top = "".join(lines).encode("utf-8", "replace")
-        common = b"" if "access-control-allow-origin" in given else self._server.common
-        body = b"" if head or bodiless else response.body
-        self._transport.write(b"".join((top, common, b"\r\n", body)))
-
-    # Deadlines and shutdown
-
-    def expire(self) -> None:
-        """The deadline has passed."""
-        assert self._transport is not None
-        self.deadline = self._now() + self._server.read_timeout
-        if self._exchange is not None:
-            seconds = f"{self._server.request_timeout:g}"
-            self._exchange.abandon(error_response(504, "TIMEOUT", f"the function did not answer within {seconds} s"))
-        elif self._lingering or self._write_paused or self._transport.is_closing():
-            self._transport.abort()
-        elif self._in_message:
-            self._refuse(error_response(408, "REQUEST_TIMEOUT", "the request did not arrive in time"))
-        else:
-            self._transport.close()
-
-    def close_if_idle(self) -> None:
-        """Close the connection unless a request is being handled."""
-        if self._exchange is None and self._transport is not None:
-            self._transport.close()
-
-    def end(self) -> None:
-        """Close the connection, whatever it is doing."""
-        if self._transport is not None:
-            self._transport.close()
-
-
-class _RequestError(Exception):
-    """Raised inside the parser: the request is refused with this response."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status)
-        self.response = response
-
-
-def _too_many_headers() -> Response:
-    return error_response(
-        431, "HEADERS_TOO_LARGE", f"request line and headers are larger than {limits.MAX_HTTP_HEADERS} bytes"
-    )
-
-
-def _body_too_large() -> Response:
-    return error_response(413, "BODY_TOO_LARGE", f"the body is larger than {limits.MAX_HTTP_BODY} bytes")
-
-
-def _too_much_buffered() -> Response:
-    message = "the requests in progress have too large bodies all together; try again"
-    return error_response(503, "OVERLOADED", message, {"retry-after": "1"})
-
-
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+                    try:
+                        connection.expire()
+                    except Exception:
+                        log.exception("a connection could not be ended")
+                        connection.abort()

@@ -7,7 +7,7 @@ SDKs append ``/otel`` and ``/ws/channels/…`` to the whole engine URL, so the t
 import re
 from dataclasses import dataclass
 
-from agentos_contracts.tokens import Role, TokenError, Verifier
+from agentos_contracts.tokens import Identity, Role, TokenError, Verifier
 
 from agentos_engine.bus.connection import ANONYMOUS, Peer
 
@@ -25,7 +25,7 @@ class Target:
 
     @property
     def is_channel(self) -> bool:
-        """A data channel: not served, to be answered with 404."""
+        """One end of a data channel."""
         return self.rest.startswith("/ws/channels/")
 
     @property
@@ -54,10 +54,10 @@ class Gate:
         self._realm = realm
         self._verifier = verifier
 
-    def admit(self, target: Target) -> Peer:
-        """Return who comes by a path. Raises AccessError."""
+    def identify(self, target: Target) -> Identity | None:
+        """Return whose token a path carries; None when the engine is open. Raises AccessError."""
         if self._verifier is None:
-            return ANONYMOUS
+            return None
         if target.token is None:
             raise AccessError("this engine demands a token: connect to ws://HOST:PORT/w/TOKEN/POD-UID")
         try:
@@ -66,7 +66,14 @@ class Gate:
             raise AccessError(f"the token is refused: {error}") from error
         if identity.realm != self._realm:
             raise AccessError(f"the token is for realm {identity.realm!r}; this engine serves {self._realm!r}")
-        if target.rest != "/" and not target.is_telemetry:
+        return identity
+
+    def admit(self, target: Target) -> Peer:
+        """Return who comes to the worker port by a path. Raises AccessError."""
+        identity = self.identify(target)
+        if identity is None:
+            return ANONYMOUS
+        if target.rest != "/" and not target.is_telemetry and not target.is_channel:
             raise AccessError("nothing is served at this path; connect to /w/TOKEN/POD-UID")
         if target.pod_uid and not _POD_UID.fullmatch(target.pod_uid):
             raise AccessError("the pod uid in the path is not one; connect to /w/TOKEN/POD-UID")

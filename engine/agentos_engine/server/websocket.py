@@ -1,16 +1,22 @@
-"""The worker port: WebSockets on picows, each with one connection of the bus."""
+"""The worker port: WebSockets on picows, each with one connection of the bus, or one end of a data channel."""
 
 import asyncio
 import contextlib
 import logging
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import picows
 
 from agentos_engine import limits
+from agentos_engine.access.gatekeeper import Gatekeeper
+from agentos_engine.access.guard import SessionGuard
 from agentos_engine.bus.bus import Bus
-from agentos_engine.bus.connection import Connection, Peer
+from agentos_engine.bus.channels import Channels
+from agentos_engine.bus.connection import Connection, Link, Peer
+from agentos_engine.bus.errors import BusError
 from agentos_engine.protocol import frames
+from agentos_engine.server.channels import ChannelSocket, accept_channel
 from agentos_engine.server.paths import AccessError, Gate, Target, parse_path
 
 log = logging.getLogger(__name__)
@@ -24,24 +30,42 @@ _TELEMETRY = (b"OTLP", b"MTRC", b"LOGS")
 RESTART = picows.WSCloseCode.SERVICE_RESTART
 """1012. With 1000, 1001 or no code the Python SDK 0.11.6 would stay up and never reconnect; nor after an HTTP status."""
 
+Ingest = Callable[[Connection | None, bytes, bytes], object]
+"""Takes telemetry: the connection (None for one that brings nothing else), the four letters, the JSON after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """How peers that say nothing are treated; in seconds, see the limits of the same names."""
+
+    ping_interval: float = limits.PING_INTERVAL
+    silent_after: float = limits.SILENT_AFTER
+    silence_timeout: float = limits.SILENCE_TIMEOUT
+
 
 class WorkerServer:
-    """The listening port."""
+    """One listening port. With a ``gatekeeper`` its connections are held to the rules of that listener."""
 
     def __init__(
         self,
         bus: Bus,
         gate: Gate,
+        channels: Channels,
+        ingest: Ingest,
+        gatekeeper: Gatekeeper | None = None,
         *,
-        ping_interval: float = limits.PING_INTERVAL,
-        silence_timeout: float = limits.SILENCE_TIMEOUT,
+        liveness: Liveness,
         handshake_timeout: float = limits.HANDSHAKE_TIMEOUT,
     ) -> None:
         self.bus = bus
         self.gate = gate
-        self.sockets: set[_Socket] = set()
-        self._ping_interval = ping_interval
-        self._silent_pings = max(1, round(silence_timeout / ping_interval))
+        self.ingest = ingest
+        self.gatekeeper = gatekeeper
+        self.sockets: set[_Socket | ChannelSocket] = set()
+        self.silent_pings = max(1, round(liveness.silent_after / liveness.ping_interval))
+        self.dead_pings = max(1, round(liveness.silence_timeout / liveness.ping_interval))
+        self._channels = channels
+        self._ping_interval = liveness.ping_interval
         self._handshake_timeout = handshake_timeout
         self._server: asyncio.Server | None = None
         self._pinger: asyncio.Task[None] | None = None
@@ -83,53 +107,107 @@ class WorkerServer:
             socket.abort()
         await asyncio.sleep(0)
 
-    def forget(self, socket: "_Socket") -> None:
+    def enter(self, socket: "_Socket | ChannelSocket") -> None:
+        """A socket is open."""
+        self.sockets.add(socket)
+
+    def forget(self, socket: "_Socket | ChannelSocket") -> None:
         """A socket has ended."""
         self.sockets.discard(socket)
         if not self.sockets and self._all_gone is not None:
             self._all_gone.set()
 
-    def _accept(self, request: picows.WSUpgradeRequest) -> "_Socket | None":
+    def _accept(
+        self, request: picows.WSUpgradeRequest
+    ) -> "_Socket | ChannelSocket | picows.WSUpgradeResponseWithListener | None":
         target = parse_path(request.path)
-        if target.is_channel:
+        if not target.is_channel:
+            return _Socket(self, target, request)
+        try:
+            self.gate.admit(target)
+        except AccessError as error:
+            log.warning("channel refused: %s", error)
             return None  # picows answers 404
-        return _Socket(self, target)
+        return accept_channel(self._channels, request.path, self.enter, self.forget)
 
     async def _ping(self) -> None:
         while True:
             await asyncio.sleep(self._ping_interval)
             for socket in list(self.sockets):
-                socket.ping(self._silent_pings)
+                socket.ping(self.dead_pings)
 
 
-class _Socket(picows.WSListener):
-    """One WebSocket."""
+class _Socket(picows.WSListener, Link):
+    """The WebSocket of a worker, or of one that only brings telemetry."""
 
-    def __init__(self, server: WorkerServer, target: Target) -> None:
+    def __init__(self, server: WorkerServer, target: Target, request: picows.WSUpgradeRequest) -> None:
         self._server = server
         self._target = target
+        self._request: picows.WSUpgradeRequest | None = request
         self._transport: picows.WSTransport | None = None
         self._connection: Connection | None = None
+        self._early: list[bytes] | None = None
+        """Messages that came before the auth function has answered."""
+        self._refused = False
         self._partial: bytearray | None = None
         """What has come of a fragmented message."""
+        self._heard = True
         self._unanswered = 0
         self._write_paused = False
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
         """Admit the peer, or tell it why not: after the upgrade, since some SDKs give up at an HTTP status."""
         self._transport = transport
-        self._server.sockets.add(self)
+        if len(self._server.sockets) >= limits.MAX_CONNECTIONS:
+            log.warning("connection cut: there are %d already", limits.MAX_CONNECTIONS)
+            self.abort()
+            return
+        self._server.enter(self)
         address = transport.underlying_transport.get_extra_info("peername")
         ip_address = address[0] if address else ""
+        request, self._request = self._request, None
         try:
-            peer: Peer = self._server.gate.admit(self._target)
+            peer = self._server.gate.admit(self._target)
         except AccessError as error:
-            log.warning("connection refused: %s", error, extra={"ip_address": ip_address})
-            transport.send(_TEXT, frames.connection_error("AUTH_ERROR", str(error)))
-            self.close(picows.WSCloseCode.POLICY_VIOLATION, "AUTH_ERROR")
+            self._refuse(str(error), ip_address)
+            return
+        if self._server.gatekeeper is not None and request is not None:
+            self._early = []
+            transport.underlying_transport.pause_reading()
+            self._server.bus.spawn(self._authenticate(self._server.gatekeeper, request, peer, ip_address))
+        elif not self._target.is_telemetry:
+            self._connection = self._server.bus.connect(self, peer, ip_address)
+
+    async def _authenticate(
+        self, gatekeeper: Gatekeeper, request: picows.WSUpgradeRequest, peer: Peer, ip_address: str
+    ) -> None:
+        headers = [(str(name), str(value)) for name, value in request.headers.items()]
+        query = request.path.partition(b"?")[2].decode("latin-1")
+        try:
+            session = await gatekeeper.authenticate(headers, query, ip_address)
+        except BusError as error:
+            self._refuse(error.message, ip_address)
+            return
+        if self._transport is None or self._transport.is_disconnected or self._transport.is_close_frame_sent:
             return
         if not self._target.is_telemetry:
-            self._connection = self._server.bus.connect(self._send, peer, ip_address)
+            guard = SessionGuard(self._server.bus, gatekeeper, session)
+            self._connection = self._server.bus.connect(self, peer, ip_address, guard)
+        early, self._early = self._early or [], None
+        for message in early:
+            self._receive(message)
+        self._transport.underlying_transport.resume_reading()
+
+    def _refuse(self, reason: str, ip_address: str) -> None:
+        log.warning("connection refused: %s", reason, extra={"ip_address": ip_address})
+        if self._transport is None or self._transport.is_disconnected:
+            return
+        self._refused = True
+        self._transport.send(_TEXT, frames.connection_error("AUTH_ERROR", reason))
+        self._transport.send_close(picows.WSCloseCode.POLICY_VIOLATION, "AUTH_ERROR")
+        # What a stranger goes on sending stays in the kernel's buffers.
+        self._transport.underlying_transport.pause_reading()
+        asyncio.get_running_loop().call_later(limits.REFUSED_LINGER, self.abort)
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         """Take the connection off the bus."""
@@ -139,7 +217,9 @@ class _Socket(picows.WSListener):
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         """Put fragments together and hand whole messages to the bus."""
-        self._unanswered = 0
+        self._heard = True
+        if self._refused:
+            return
         kind = frame.msg_type
         if kind == _CLOSE:
             self._on_close(transport, frame)
@@ -150,6 +230,8 @@ class _Socket(picows.WSListener):
                 self._receive(frame.get_payload_as_bytes())
             else:
                 self._on_fragment(frame)
+        if self._unanswered:
+            self._revive()
 
     def _on_fragment(self, frame: picows.WSFrame) -> None:
         partial = self._partial if self._partial is not None else bytearray()
@@ -163,10 +245,15 @@ class _Socket(picows.WSListener):
             self._receive(bytes(partial))
 
     def _receive(self, message: bytes) -> None:
-        connection = self._connection
-        if connection is None or message[:4] in _TELEMETRY or (len(message) < 64 and not message.strip()):
+        if self._early is not None:
+            self._early.append(message)
             return
-        self._server.bus.receive(connection, message)
+        connection = self._connection
+        kind = message[:4]
+        if kind in _TELEMETRY:
+            self._server.ingest(connection, kind, message[4:])
+        elif connection is not None and (len(message) >= 64 or message.strip()):
+            self._server.bus.receive(connection, message)
 
     def _on_close(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         if not transport.is_close_frame_sent:
@@ -181,35 +268,63 @@ class _Socket(picows.WSListener):
         """Take the connection off the bus."""
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            self._server.bus.disconnect(connection, time.time())
+            self._server.bus.disconnect(connection)
 
-    def _send(self, frame: bytes) -> None:
+    # Link
+
+    def send(self, frame: bytes) -> None:
+        """Send a text frame; a peer that does not read for too long is cut off."""
         transport = self._transport
-        if transport is None or transport.is_disconnected:
+        if transport is None or transport.is_disconnected or transport.is_close_frame_sent:
             return
         transport.send(_TEXT, frame)
-        if self._write_paused and transport.underlying_transport.get_write_buffer_size() > limits.MAX_OUTBOUND:
+        if self._write_paused and self.unsent() > limits.MAX_OUTBOUND:
             log.warning("worker disconnected: it does not read", extra={"worker_id": self._worker_id()})
             self.abort()
+
+    def end(self, reason: str) -> None:
+        """Close the connection; the bus has forgotten it already."""
+        self._connection = None
+        self.close(RESTART, reason)
+
+    def unsent(self) -> int:
+        """Bytes that wait because the peer does not read."""
+        return 0 if self._transport is None else self._transport.underlying_transport.get_write_buffer_size()
 
     def pause_writing(self) -> None:
         """More is waiting to be sent than the socket takes."""
         self._write_paused = True
+        if self._connection is not None:
+            self._connection.congested = True
 
     def resume_writing(self) -> None:
         """The socket has caught up."""
         self._write_paused = False
+        if self._connection is not None:
+            self._connection.congested = False
 
-    def ping(self, silent_pings: int) -> None:
-        """Ask for a sign of life; after ``silent_pings`` without any, end the connection."""
+    # Liveness and the end
+
+    def ping(self, dead_pings: int) -> None:
+        """Ask for a sign of life when nothing came since the last look; after ``dead_pings`` in vain, end it."""
         if self._transport is None:
             return
-        if self._unanswered >= silent_pings:
+        if self._heard:
+            self._heard = False
+            return
+        if self._unanswered >= dead_pings:
             log.warning("worker disconnected: it is silent", extra={"worker_id": self._worker_id()})
             self.close(RESTART, "no answer to pings")
             return
         self._unanswered += 1
+        if self._unanswered > self._server.silent_pings and self._connection is not None:
+            self._connection.silent = True
         self._transport.send_ping()
+
+    def _revive(self) -> None:
+        self._unanswered = 0
+        if self._connection is not None:
+            self._connection.silent = False
 
     def close(self, code: picows.WSCloseCode, reason: str) -> None:
         """Leave the bus and send a close frame; the connection is cut when that is not answered in time."""

@@ -1,48 +1,48 @@
-"""Trigger type ``http``: routes of the REST port to functions."""
+"""Trigger type ``http``: the REST port, with routes to functions."""
 
 import logging
-import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import msgspec
 
+from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
+from agentos_engine.bus.channels import Channels
 from agentos_engine.bus.errors import BusError
-from agentos_engine.bus.invocations import Call
-from agentos_engine.protocol.http import Request, Response, error_response, handler_response, request_payload
-from agentos_engine.protocol.messages import Message, decode_error, is_null
+from agentos_engine.config import port_taken
+from agentos_engine.config_file import options
+from agentos_engine.protocol.http import Response, error_response
+from agentos_engine.server.http import Exchange, HttpServer
+from agentos_engine.triggers.cors import Cors
+from agentos_engine.triggers.http_call import RouteCall
 from agentos_engine.triggers.registry import Binding
 from agentos_engine.triggers.routes import Path, PathError, RouteTree, request_segments
 
 log = logging.getLogger(__name__)
 
 TYPE = "http"
+DESCRIPTION = "Calls the function for each HTTP request to a path and method."
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-
-
-class Exchange(Protocol):
-    """A request and the way to answer it. After the time-out, or when the client went, ``on_abandoned`` is called."""
-
-    request: Request
-    on_abandoned: Callable[[], None] | None
-
-    def respond(self, response: Response) -> None:
-        """Answer; a second answer is ignored."""
+MAX_MIDDLEWARE = 32
+"""Functions that one route may ask first."""
 
 
 class _Config(msgspec.Struct):
     api_path: str
     http_method: str | None = None
-    condition_function_id: object = None
-    middleware_function_ids: object = None
+    condition_function_id: str | None = None
+    middleware_function_ids: list[str] | None = None
 
 
 @dataclass(slots=True, eq=False)
-class _Owner:
+class Owner:
+    """A binding that serves a route."""
+
     binding: Binding
     path: Path
+    method: str
+    middleware: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -53,71 +53,129 @@ class _Route:
     soon as the ones before them are gone.
     """
 
-    owners: list[_Owner] = field(default_factory=list)
+    owners: list[Owner] = field(default_factory=list)
 
-    def serving(self) -> list[_Owner]:
+    def serving(self) -> list[Owner]:
         return [each for each in self.owners if each.path.names == self.owners[0].path.names]
 
 
-class HttpTrigger:
-    """Serves the type, and answers the requests of the REST port."""
+class Http:
+    """Serves the type on a port of its own.
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    ``default_timeout``: milliseconds for a function to answer. ``concurrency_request_limit``: requests handled at one
+    time; more wait. ``cors``: None is any origin. ``middleware`` is asked before every route.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        channels: Channels,
+        host: str = options.ANY_ADDRESS,
+        port: int = 3111,
+        default_timeout: int = 30_000,
+        concurrency_request_limit: int = limits.MAX_HTTP_CONCURRENT,
+        cors: options.Cors | None = None,
+        middleware: Sequence[options.Middleware] = (),
+    ) -> None:
+        self.bus = bus
+        self.channels = channels
+        self.host = host
+        self.port = port
+        """As given; once started, the one that is listened on."""
+        self.cors = Cors(cors.allowed_origins, cors.allowed_methods) if cors is not None else Cors()
+        self.middleware = [each.function_id for each in sorted(middleware, key=lambda each: each.priority)]
+        """Functions that are asked before every route."""
         self._routes: RouteTree[_Route] = RouteTree()
-        self._bound: dict[Binding, tuple[str, _Owner]] = {}
-        bus.triggers.built_in[TYPE] = self
+        self._bound: dict[Binding, Owner] = {}
+        self._started = False
+        self.server = HttpServer(
+            self.handle,
+            refusal=self.refusal,
+            streams=lambda request: not request.is_json(),
+            headers=self.cors.headers,
+            request_timeout=default_timeout / 1000,
+            max_concurrent=concurrency_request_limit,
+        )
+
+    async def start(self) -> None:
+        """Listen, and serve the bindings. Raises SettingsError when the port cannot be had."""
+        try:
+            self.port = await self.server.listen(self.host, self.port)
+        except OSError as error:
+            raise port_taken("http", self.host, self.port, error) from error
+        self._started = True
+        self.bus.triggers.serve(TYPE, self, DESCRIPTION, shared=False)
+
+    async def stop(self) -> None:
+        """Answer the requests in progress, as far as that is soon, and free the port; the bindings wait."""
+        if self._started:
+            self._started = False
+            await self.server.drain(limits.DRAIN_TIMEOUT)
+            await self.server.close()
+            self.bus.triggers.unserve(TYPE)
+
+    # Bindings
 
     def bind(self, binding: Binding) -> None:
-        """Serve a route. Raises BusError for a config that is wrong, or asks for what is not served."""
-        method, path = _read_config(binding.config)
-        owner = _Owner(binding, path)
-        route = self._routes.get(path, method)
+        """Serve a route. Raises BusError for a config that is wrong, or a route that another one hides for now."""
+        owner = _read_config(binding)
+        route = self._routes.get(owner.path, owner.method)
         if route is None:
             route = _Route()
-            self._routes.put(path, method, route)
+            self._routes.put(owner.path, owner.method, route)
         route.owners.append(owner)
-        self._bound[binding] = (method, owner)
+        self._bound[binding] = owner
         first = route.owners[0].path
-        if first.names != path.names:
+        if first.names != owner.path.names:
             raise BusError(
                 "trigger_registration_failed",
-                f"Route '{method} {path.text}' conflicts with already-registered route '{method} {first.text}': "
-                "the same path with other parameter names; it is served when the other one is gone",
+                f"Route '{owner.method} {owner.path.text}' conflicts with already-registered route "
+                f"'{owner.method} {first.text}': the same path with other parameter names; it is served when the "
+                "other one is gone",
             )
 
     def unbind(self, binding: Binding) -> None:
         """Serve a route no longer."""
-        method, owner = self._bound.pop(binding, ("", None))
+        owner = self._bound.pop(binding, None)
         if owner is None:
             return
-        route = self._routes.get(owner.path, method)
+        route = self._routes.get(owner.path, owner.method)
         if route is not None:
             route.owners.remove(owner)
             if not route.owners:
-                self._routes.remove(owner.path, method)
+                self._routes.remove(owner.path, owner.method)
+
+    # Requests
 
     def handle(self, exchange: Exchange) -> None:
         """Answer a request, at once or when the function has answered."""
-        request = exchange.request
-        if request.method == "OPTIONS" and request.header("access-control-request-method") is not None:
-            exchange.respond(Response(204, list(PREFLIGHT_HEADERS)))
+        preflight = self.cors.preflight(exchange.request)
+        if preflight is not None:
+            exchange.respond(preflight)
             return
-        found = self._find(request)
+        found = exchange.found
+        if found is None or not found[1].owners:
+            found = self._find(exchange)
         if isinstance(found, Response):
             exchange.respond(found)
         else:
-            self._call(exchange, *found)
+            method, route, values = found
+            RouteCall(self, exchange, self._choose(route), method, values).start()
 
-    def refusal(self, request: Request) -> Response | None:
+    def refusal(self, exchange: Exchange) -> Response | None:
         """Return the response to a request that no function gets, whatever its body is; None for all others."""
-        if request.method == "OPTIONS" and request.header("access-control-request-method") is not None:
+        if self.cors.preflight(exchange.request) is not None:
             return None
-        found = self._find(request)
-        return found if isinstance(found, Response) else None
+        found = self._find(exchange)
+        if isinstance(found, Response):
+            return found
+        exchange.found = found
+        return None
 
-    def _find(self, request: Request) -> "Response | tuple[str, _Route, list[str]]":
+    def _find(self, exchange: Exchange) -> Response | tuple[str, _Route, list[str]]:
         """Return method, route and values of the parameters for a request, or the response that there is no route."""
+        request = exchange.request
         try:
             segments = request_segments(request.path)
         except PathError as error:
@@ -137,64 +195,22 @@ class HttpTrigger:
         allow = {"allow": ", ".join(sorted(allowed))}
         return error_response(405, "METHOD_NOT_ALLOWED", message, allow)
 
-    def _call(self, exchange: Exchange, method: str, route: _Route, values: list[str]) -> None:
+    def _choose(self, route: _Route) -> Owner:
+        """The newest owner whose function answers: a worker may register its routes before its functions."""
+        owners = route.owners
+        if len(owners) == 1:
+            return owners[0]
         serving = route.serving()
-        # The newest whose function answers: a worker may register its routes before its functions.
-        choose = self._bus.registry.choose
-        owner = next((each for each in reversed(serving) if choose(each.binding.function_id)), serving[-1])
-        binding = owner.binding
-        params = dict(zip(owner.path.names, values, strict=True))
-        try:
-            payload = request_payload(exchange.request, owner.path.text, method, params)
-        except ValueError as error:
-            exchange.respond(error_response(400, "BAD_REQUEST", f"the query cannot be read: {error}"))
-            return
-        caller = _HttpCaller(exchange)
-        try:
-            call = self._bus.invoke(binding.function_id, payload, caller, binding.metadata)
-        except BusError as error:
-            exchange.respond(_failure(binding.function_id, error.code, error.message))
-            return
-        exchange.on_abandoned = lambda: self._bus.abandon(call)
+        return next((each for each in reversed(serving) if self._has_function(each.binding)), serving[-1])
+
+    def _has_function(self, binding: Binding) -> bool:
+        owners = self.bus.registry.owners(binding.function_id, binding.namespace)
+        return owners is not None or self.bus.functions.get(binding.function_id) is not None
 
 
-class _HttpCaller:
-    """Turns the answer of a function into the response of the request."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def answered(self, call: Call, message: Message, frame: bytes) -> None:
-        self._exchange.respond(_response(call.function_id, message))
-
-    def failed(self, call: Call, error: BusError) -> None:
-        self._exchange.respond(_failure(call.function_id, error.code, error.message))
-
-
-def _response(function_id: str, message: Message) -> Response:
-    if not is_null(message.error):
-        error = decode_error(message.error)
-        if error is None:
-            return _failure(function_id, "INTERNAL_ERROR", "the worker reported an error that has no code and message")
-        return _failure(function_id, error.code or "INTERNAL_ERROR", error.message)
+def _read_config(binding: Binding) -> Owner:
     try:
-        return handler_response(message.result)
-    except (ValueError, msgspec.DecodeError, RecursionError) as error:
-        return _failure(function_id, "INTERNAL_ERROR", str(error))
-
-
-def _failure(function_id: str, code: str, message: str) -> Response:
-    """A 500 with an id under which the log has the function; the worker's stack trace goes to neither."""
-    error_id = str(uuid.uuid4())
-    log.warning("HTTP handler failed", extra={"error_id": error_id, "function_id": function_id, "code": code[:100]})
-    return error_response(500, code, message, error_id=error_id)
-
-
-def _read_config(raw: bytes | None) -> tuple[str, Path]:
-    try:
-        config = msgspec.json.decode(raw or b"null", type=_Config)
+        config = msgspec.json.decode(binding.config or b"null", type=_Config)
         path = Path.parse(config.api_path)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BusError("trigger_registration_failed", f"the config of the http trigger is wrong: {error}") from error
@@ -203,20 +219,8 @@ def _read_config(raw: bytes | None) -> tuple[str, Path]:
     method = (config.http_method or "GET").upper()
     if method not in METHODS:
         raise BusError("trigger_registration_failed", f"http_method {method[:20]!r} is not one of {', '.join(METHODS)}")
-    if config.condition_function_id or config.middleware_function_ids:
-        raise BusError(
-            "trigger_registration_failed",
-            "condition_function_id and middleware_function_ids are not served by this engine yet: without them the "
-            "route would be open, so it is not registered; remove them or check in the function",
-        )
-    return method, path
-
-
-CORS_HEADERS = (("access-control-allow-origin", "*"), ("access-control-expose-headers", "*"))
-"""Every response of the REST port carries them: without a CORS config, iii allows any origin."""
-
-PREFLIGHT_HEADERS = (
-    ("access-control-allow-methods", "*"),
-    ("access-control-allow-headers", "*, Authorization"),  # browsers do not count Authorization into the asterisk
-    ("access-control-max-age", "600"),
-)
+    middleware = tuple(config.middleware_function_ids or ())
+    if len(middleware) > MAX_MIDDLEWARE or not all(middleware):
+        message = f"middleware_function_ids holds an empty id, or more than {MAX_MIDDLEWARE} of them"
+        raise BusError("trigger_registration_failed", message)
+    return Owner(binding, path, method, middleware)

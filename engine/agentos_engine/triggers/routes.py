@@ -27,12 +27,15 @@ class Path:
 
     @classmethod
     def parse(cls, text: str) -> "Path":
-        """Read a path such as ``wasm/:module/run``; a leading slash is optional. Raises PathError."""
+        """Read a path such as ``wasm/:module/run``; a leading slash is optional. Raises PathError.
+
+        Literal segments may be percent-encoded, as in a request: ``a%20b`` and ``a b`` are the same.
+        """
         segments: list[str | None] = []
         names: list[str] = []
         for part in text.removeprefix("/").split("/"):
             if not part.startswith(":"):
-                segments.append(part)
+                segments.append(_decoded(part.encode()))
                 continue
             if not _NAME.fullmatch(part[1:]):
                 raise PathError(f"{part!r} in path {text!r} is no parameter; write one such as :name")
@@ -46,14 +49,29 @@ class Path:
 
 
 def request_segments(path: str) -> list[str]:
-    """Split and percent-decode the path of a request. Raises PathError when it is no UTF-8 or far too long."""
+    """Split and percent-decode the path of a request.
+
+    A slash that is percent-encoded stays inside its segment. Raises PathError for what no route can mean: text that is
+    not UTF-8, NUL, dot segments (a client resolves them itself), far too many segments.
+    """
     parts = path.removeprefix("/").split("/")
     if len(parts) > limits.MAX_HTTP_PATH_SEGMENTS:
         raise PathError(f"the path has more than {limits.MAX_HTTP_PATH_SEGMENTS} segments")
+    if "%" not in path and "." not in path:
+        return parts
+    return [_decoded(part.encode()) for part in parts]
+
+
+def _decoded(part: bytes) -> str:
     try:
-        return [unquote_to_bytes(part).decode() if "%" in part else part for part in parts]
+        segment = (unquote_to_bytes(part) if b"%" in part else part).decode()
     except UnicodeDecodeError as error:
         raise PathError("the path is not UTF-8 once percent-decoded") from error
+    if segment in (".", ".."):
+        raise PathError("the path holds a segment '.' or '..'; write the path that is meant")
+    if "\0" in segment:
+        raise PathError("the path holds a NUL")
+    return segment
 
 
 @dataclass(slots=True)
@@ -109,16 +127,25 @@ class RouteTree(Generic[Target]):
 
     def match(self, segments: list[str]) -> Iterator[tuple[dict[str, Target], list[str]]]:
         """Give, best match first (a literal beats a parameter), targets by method and the values of the parameters."""
-        pending: list[tuple[_Node[Target], int, list[str]]] = [(self._root, 0, [])]
-        while pending:
-            node, depth, values = pending.pop()
-            if depth == len(segments):
+        pending: list[tuple[_Node[Target], int, list[str]]] = []
+        node, depth, values = self._root, 0, []
+        while True:
+            while depth < len(segments):
+                segment = segments[depth]
+                depth += 1
+                literal = node.literals.get(segment)
+                parameter = node.parameter if segment else None
+                if literal is not None:
+                    if parameter is not None:
+                        pending.append((parameter, depth, [*values, segment]))
+                    node = literal
+                elif parameter is not None:
+                    node, values = parameter, [*values, segment]
+                else:
+                    break
+            else:
                 if node.targets:
                     yield node.targets, values
-                continue
-            segment = segments[depth]
-            if node.parameter is not None and segment:
-                pending.append((node.parameter, depth + 1, [*values, segment]))
-            literal = node.literals.get(segment)
-            if literal is not None:
-                pending.append((literal, depth + 1, values))
+            if not pending:
+                return
+            node, depth, values = pending.pop()
