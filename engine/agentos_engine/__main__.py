@@ -11,6 +11,7 @@ import uvloop
 from agentos_engine import logs
 from agentos_engine.app import Engine
 from agentos_engine.config import Settings, SettingsError, lock_data_dir, read_settings
+from agentos_engine.config_file import read_config_file, watch
 
 log = logging.getLogger("agentos_engine")
 
@@ -33,19 +34,24 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    engine = Engine(settings)
+    config = None if settings.config is None else read_config_file(settings.config, os.environ)
+    for finding in config.warnings if config is not None else ():
+        log.warning("%s: %s", settings.config, finding)
+    engine = Engine(settings, config)
     ports = await engine.start()
     log.info(
         "listening",
         extra={
-            "host": settings.host,
             "port": ports.workers,
             "http_port": ports.http,
+            "stream_port": ports.stream,
             "admin_port": ports.admin,
             "realm": settings.realm,
             "identity": "tokens" if settings.verifier is not None else "open",
         },
     )
+    if settings.config is not None and config is not None:
+        engine.bus.spawn(watch(settings.config, os.environ, engine.bus.clock, engine.reload, config))
     await stopping.wait()
     log.info("stopping")
     await engine.stop()

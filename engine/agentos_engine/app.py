@@ -1,76 +1,203 @@
-"""The engine put together: bus, triggers, built-in functions and the three ports."""
+"""The engine put together: the bus, and the modules that its configuration lists."""
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentos_engine import limits
-from agentos_engine.builtins import engine, sandbox
+from agentos_engine.builtins import channels, engine, unserved
+from agentos_engine.builtins.listings import Listings
 from agentos_engine.bus.bus import Bus
-from agentos_engine.config import Settings, SettingsError
-from agentos_engine.server.admin import Admin
+from agentos_engine.bus.channels import Channels
+from agentos_engine.bus.connection import Connection
+from agentos_engine.clock import Clock, Handle
+from agentos_engine.config import Settings, SettingsError, port_taken
+from agentos_engine.config_file import EngineConfig, Entry, default_config, diff, options
+from agentos_engine.modules import Module, Parts, WorkerPort, make
+from agentos_engine.observability.call_metrics import CallMetrics
+from agentos_engine.server.admin import Admin, Rest
 from agentos_engine.server.http import HttpServer
 from agentos_engine.server.paths import Gate
-from agentos_engine.server.websocket import WorkerServer
+from agentos_engine.triggers.availability import Availability
 from agentos_engine.triggers.connections import ConnectionsTrigger
-from agentos_engine.triggers.http import CORS_HEADERS, HttpTrigger
+from agentos_engine.triggers.http import Http
 
 log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The ports that are listened on."""
+    """The ports that are listened on; 0 for what the configuration leaves out."""
 
     workers: int
     http: int
+    stream: int
     admin: int
 
 
 class Engine:
     """One engine; made inside a running event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, config: EngineConfig | None = None, clock: Clock | None = None) -> None:
         self._settings = settings
-        self._ready = False
-        self.bus = Bus()
+        self.config = effective(config, settings)
+        ours = self.config.agentos
+        timeout = limits.CALL_TIMEOUT if ours.call_timeout_ms is None else ours.call_timeout_ms / 1000
+        self.bus = Bus(clock=clock, call_timeout=timeout, routing=ours.routing)
+        self.channels = Channels(self.bus.clock)
         engine.install(self.bus)
-        sandbox.install(self.bus)
-        ConnectionsTrigger(self.bus, asyncio.get_running_loop().call_later)
-        routes = HttpTrigger(self.bus)
-        self.rest = HttpServer(routes.handle, refusal=routes.refusal, headers=CORS_HEADERS)
-        self.workers = WorkerServer(self.bus, Gate(settings.realm, settings.verifier))
-        admin = Admin(self.bus, self.rest, lambda: self._ready)
-        self.admin = HttpServer(admin.handle, max_buffered=limits.MAX_ADMIN_BUFFERED)
+        Listings(self.bus)
+        unserved.install(self.bus)
+        channels.install(self.bus, self.channels)
+        ConnectionsTrigger(self.bus)
+        Availability(self.bus)
+        metrics = CallMetrics()
+        self.bus.calls.invocations.observe = metrics.called
+        self.bus.calls.deferred = metrics.deferred
+        self.bus.watchers.append(_WorkerCount(metrics))
+        self.parts = Parts(self.bus, self.channels, Gate(settings.realm, settings.verifier), settings, metrics)
+        self.modules: dict[str, Module] = {}
+        """What runs, by the key of its entry in the configuration."""
+        self._ready = False
+        self._sweep: Handle | None = None
+        self._changing = asyncio.Lock()
+        admin = Admin(self.bus, self._rest, lambda: self._ready)
+        self._admin = HttpServer(admin.handle, max_buffered=limits.MAX_ADMIN_BUFFERED)
 
     async def start(self) -> Ports:
-        """Listen on all ports. Raises SettingsError when one cannot be had."""
+        """Start all modules. Raises SettingsError when one cannot be started."""
         settings = self._settings
-        admin = await _listen(self.admin, settings.host, settings.admin_port, "--admin-port")
-        http = await _listen(self.rest, settings.host, settings.http_port, "--http-port")
-        workers = await _listen(self.workers, settings.host, settings.port, "--port")
+        host = settings.host or LOOPBACK
+        try:
+            try:
+                admin = await self._admin.listen(host, settings.admin_port)
+            except OSError as error:
+                raise port_taken("admin", host, settings.admin_port, error) from error
+            for entry in sorted(self.config.entries.values(), key=_rank):
+                await self._start(entry)
+        except BaseException:
+            await self._end()
+            raise
+        self._look_at_deadlines()
         self._ready = True
-        if settings.verifier is None and settings.host not in ("127.0.0.1", "::1", "localhost"):
-            log.warning(
-                "this engine is open: whoever reaches %s port %d may register and call functions; give --verify-keys",
-                settings.host,
-                workers,
+        self._warn()
+        return Ports(self._port("worker-manager"), self._port("http"), self._port("stream"), admin)
+
+    async def reload(self, config: EngineConfig) -> None:
+        """Start, stop and restart what differs in a new configuration; all else goes on undisturbed.
+
+        An entry that cannot be started is logged and stays out.
+        """
+        async with self._changing:
+            config = effective(config, self._settings)
+            changes = diff(self.config, config)
+            if changes.settings:
+                log.warning("the keys under agentos take effect when the engine is started anew")
+            for key in (*changes.removed, *changes.changed):
+                await self._stop(key)
+            self.config = config
+            for key in sorted((*changes.changed, *changes.added), key=lambda each: _rank(config.entries[each])):
+                try:
+                    await self._start(config.entries[key])
+                except SettingsError as error:
+                    log.error("not started: %s", error)
+            log.info(
+                "configuration changed",
+                extra={"added": changes.added, "removed": changes.removed, "restarted": changes.changed},
             )
-        return Ports(workers, http, admin)
 
     async def stop(self) -> None:
-        """Answer the requests in progress, then let the workers go so that they reconnect to the next engine."""
+        """Let calls and requests in progress end, then let the workers go so that they reconnect to the next engine."""
         self._ready = False
-        self.workers.stop_listening()
-        await self.rest.drain(limits.HTTP_DRAIN_TIMEOUT)
-        await self.workers.close()
-        await self.rest.close()
-        await self.admin.close()
+        for module in self.modules.values():
+            if isinstance(module, WorkerPort):
+                module.stop_listening()
+        others = [key for key, module in self.modules.items() if not isinstance(module, WorkerPort)]
+        await asyncio.gather(
+            self.bus.drain(list(self.bus.connections.values()), limits.DRAIN_TIMEOUT),
+            *(self._stop(key) for key in others),
+        )
+        self.bus.stop_calls()
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for key in list(self.modules):
+            await self._stop(key)
+        await self._admin.close()
+        await self.bus.close()
+
+    async def _start(self, entry: Entry) -> None:
+        module = make(self.parts, entry)
+        await module.start()
+        self.modules[entry.key] = module
+
+    async def _stop(self, key: str) -> None:
+        module = self.modules.pop(key, None)
+        if module is not None:
+            await module.stop()
+
+    def _rest(self) -> Rest | None:
+        return next((each.server for each in self.modules.values() if isinstance(each, Http)), None)
+
+    def _look_at_deadlines(self) -> None:
+        self.bus.calls.expire()
+        self._sweep = self.bus.clock.call_later(limits.SWEEP_INTERVAL, self._look_at_deadlines)
+
+    def _port(self, kind: str) -> int:
+        return next((getattr(self.modules[each.key], "port", 0) for each in self.config.of_kind(kind)), 0)
+
+    def _warn(self) -> None:
+        if self._settings.verifier is not None:
+            return
+        for entry in self.config.of_kind("worker-manager"):
+            listener = entry.options
+            assert isinstance(listener, options.WorkerListener)
+            if listener.host not in (LOOPBACK, "::1", "localhost") and listener.rbac is None:
+                log.warning(
+                    "this engine is open: whoever reaches %s port %d may register and call functions; give --verify-keys",
+                    listener.host,
+                    listener.port,
+                )
 
 
-async def _listen(server: HttpServer | WorkerServer, host: str, port: int, flag: str) -> int:
-    try:
-        return await server.listen(host, port)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SettingsError(f"cannot listen on {host} port {port}: {reason}; choose another with {flag}") from error
+def _rank(entry: Entry) -> int:
+    """Workers connect when all that they may ask for is there, and are started when they can connect."""
+    return {"worker-manager": 1, "exec": 2}.get(entry.kind, 0)
+
+
+class _WorkerCount:
+    """Counts workers that came and went."""
+
+    def __init__(self, metrics: CallMetrics) -> None:
+        self._metrics = metrics
+        self._known: set[str] = set()
+
+    def __call__(self, connection: Connection) -> None:
+        if connection.closed:
+            self._known.discard(connection.id)
+            self._metrics.died()
+        elif connection.id not in self._known:
+            self._known.add(connection.id)
+            self._metrics.spawned()
+
+
+def effective(config: EngineConfig | None, settings: Settings) -> EngineConfig:
+    """Return what runs: the file's configuration, or the default one, with the addresses that flags give instead.
+
+    A flag for a port is for the first entry of its kind.
+    """
+    given = config or default_config()
+    host = settings.host if config is not None else settings.host or LOOPBACK
+    ports = {"worker-manager": settings.port, "http": settings.http_port, "stream": settings.stream_port}
+    entries = dict(given.entries)
+    for kind, port in ports.items():
+        for position, entry in enumerate(given.of_kind(kind)):
+            values: dict[str, object] = {} if host is None else {"host": host}
+            if port is not None and position == 0:
+                values["port"] = port
+            entries[entry.key] = replace(entry, options=replace(entry.options, **values))
+    return replace(given, entries=entries)

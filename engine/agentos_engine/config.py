@@ -19,11 +19,16 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``verifier`` is None when the engine is open: everybody may connect."""
+    """``verifier`` is None when the engine is open: everybody may connect.
 
-    host: str
-    port: int
-    http_port: int
+    An address or port of None is that of the config file, or the default.
+    """
+
+    config: Path | None
+    host: str | None
+    port: int | None
+    http_port: int | None
+    stream_port: int | None
     admin_port: int
     data_dir: Path | None
     realm: str
@@ -38,14 +43,32 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         description="The AgentOS engine: connects workers over WebSockets (iii protocol) and serves their HTTP routes.",
     )
 
-    def add(flag: str, default: str, text: str, **extra: object) -> None:
+    def add(flag: str, default: str | None, text: str, stands: str = "", **extra: object) -> None:
+        """``stands`` says what is done without the flag, where the default does not."""
         variable = "AGENTOS_" + flag.removeprefix("--").replace("-", "_").upper()
         value = environment.get(variable) or default
-        parser.add_argument(flag, default=value, help=f"{text} [{variable}; default {default or 'none'}]", **extra)  # type: ignore[arg-type]
+        shown = stands or default or "none"
+        parser.add_argument(flag, default=value, help=f"{text} [{variable}; default {shown}]", **extra)  # type: ignore[arg-type]
 
-    add("--host", "127.0.0.1", "address to listen on", metavar="ADDRESS")
-    add("--port", "49134", "port for workers; 0 takes a free one", type=_port, metavar="PORT")
-    add("--http-port", "3111", "port for the workers' HTTP routes", type=_port, metavar="PORT")
+    add("--config", None, "an iii config.yaml; it is read again when it changes", metavar="FILE")
+    add("--host", None, "address to listen on", "127.0.0.1, or the config file's", metavar="ADDRESS")
+    add(
+        "--port",
+        None,
+        "port for workers; 0 takes a free one",
+        "49134, or the config file's",
+        type=_port,
+        metavar="PORT",
+    )
+    add(
+        "--http-port",
+        None,
+        "port for the workers' HTTP routes",
+        "3111, or the config file's",
+        type=_port,
+        metavar="PORT",
+    )
+    add("--stream-port", None, "port for streams", "3112, or the config file's", type=_port, metavar="PORT")
     add("--admin-port", "9464", "port for /healthz, /readyz and /metrics", type=_port, metavar="PORT")
     add("--data-dir", "", "folder for what must last; locked, so that two engines never share it", metavar="DIR")
     add("--realm", "local", "name of the Realm that this engine serves", metavar="NAME")
@@ -61,9 +84,11 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         except TokenError as error:
             parser.error(f"--verify-keys: {error}")
     return Settings(
+        config=Path(values.config) if values.config else None,
         host=values.host,
         port=values.port,
         http_port=values.http_port,
+        stream_port=values.stream_port,
         admin_port=values.admin_port,
         data_dir=Path(values.data_dir) if values.data_dir else None,
         realm=values.realm,
@@ -92,6 +117,17 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def port_taken(key: str, host: str, port: int, error: OSError) -> SettingsError:
+    """The error for a port that cannot be had; ``key`` names the entry of the configuration."""
+    reason = error.strerror or str(error)
+    remedy = f"choose another with {_FLAGS[key]}" if key in _FLAGS else "choose another in the config file"
+    return SettingsError(f"{key}: cannot listen on {host} port {port}: {reason}; {remedy}")
+
+
+_FLAGS = {"admin": "--admin-port", "worker-manager": "--port", "http": "--http-port", "stream": "--stream-port"}
+"""By entry of the configuration: the flag for its port."""
+
+
 def lock_data_dir(data_dir: Path) -> int:
     """Make the folder if need be and lock it for this process; returns the descriptor that holds the lock.
 
@@ -104,7 +140,10 @@ def lock_data_dir(data_dir: Path) -> int:
         raise SettingsError(f"--data-dir {data_dir}: cannot be written: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise SettingsError(f"--data-dir {data_dir}: another engine uses it; stop that one or give another") from error
+    except OSError as error:
+        os.close(descriptor)
+        raise SettingsError(f"--data-dir {data_dir}: cannot be locked: {error.strerror}") from error
     return descriptor

@@ -11,7 +11,7 @@ from agentos_contracts.tokens import Identity, SigningKey, issue
 from agentos_engine import logs
 from agentos_engine.config import SettingsError, lock_data_dir, read_settings
 
-FREE = ("--port", "0", "--http-port", "0", "--admin-port", "0")
+FREE = ("--port", "0", "--http-port", "0", "--stream-port", "0", "--admin-port", "0")
 
 
 def run(*flags, **environment):
@@ -48,9 +48,10 @@ def test_settings_come_from_the_environment_too_and_a_flag_wins():
     environment = {"AGENTOS_PORT": "1", "AGENTOS_HTTP_PORT": "2", "AGENTOS_VERIFY_KEYS": key, "AGENTOS_REALM": "r"}
     settings = read_settings(["--port", "7"], {**environment, "AGENTOS_DATA_DIR": "/d"})
     assert (settings.port, settings.http_port, settings.admin_port) == (7, 2, 9464)
-    assert (settings.host, settings.realm, str(settings.data_dir)) == ("127.0.0.1", "r", "/d")
+    assert (settings.host, settings.stream_port) == (None, None)
+    assert (settings.realm, str(settings.data_dir)) == ("r", "/d")
     assert settings.verifier is not None
-    assert read_settings([], {"AGENTOS_PORT": ""}).port == 49134
+    assert read_settings([], {"AGENTOS_PORT": ""}).port is None
 
 
 def test_a_key_that_begins_with_a_hyphen_is_not_taken_for_a_flag():
@@ -126,7 +127,7 @@ def test_an_open_engine_warns_when_it_listens_beyond_loopback():
 
 
 def test_the_process_imports_nothing_heavy():
-    heavy = {"pydantic", "cryptography", "prometheus_client", "kubernetes", "aiohttp", "kopf", "websockets", "yaml"}
+    heavy = {"pydantic", "cryptography", "prometheus_client", "kubernetes", "aiohttp", "kopf", "websockets"}
     program = f"import sys, agentos_engine.__main__; print(sorted({heavy!r} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout.strip() == "[]"

@@ -2,11 +2,13 @@ import asyncio
 import json
 import struct
 import time
+from dataclasses import replace
 
 import pytest
 import websockets
 from agentos_contracts.tokens import Identity, SigningKey, issue
 from agentos_engine import limits
+from agentos_engine.server.websocket import Liveness
 
 KEY = SigningKey.generate()
 
@@ -59,7 +61,10 @@ async def test_check_5_pings_of_both_kinds_are_answered(running):
 
 async def test_check_6_a_silent_tcp_client_is_closed_and_an_idle_worker_kept(run_engine):
     def impatient(engine):
-        engine.workers._handshake_timeout = 0.3
+        entry = engine.config.entries["worker-manager"]
+        engine.config.entries["worker-manager"] = replace(
+            entry, options=replace(entry.options, handshake_timeout_ms=300)
+        )
 
     running = await run_engine(prepare=impatient)
     client = await running.connect()
@@ -183,8 +188,7 @@ async def test_check_28_36_codes_and_trace_context_cross_the_wire(running):
 
 async def test_a_peer_that_answers_no_pings_is_closed_so_that_it_reconnects(run_engine):
     def impatient(engine):
-        engine.workers._ping_interval = 0.05
-        engine.workers._silent_pings = 4
+        engine.parts.liveness = Liveness(ping_interval=0.05, silent_after=0.1, silence_timeout=0.2)
 
     running = await run_engine(prepare=impatient)
     alive = await running.connect()
@@ -371,6 +375,6 @@ async def test_a_body_for_no_route_is_not_waited_for(running):
     head = b"POST /none HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n"
     answer = await running.http(head)
     assert answer.startswith(b"HTTP/1.1 404")
-    assert running.engine.rest.buffered == 0
+    assert running.engine.modules["http"].server.buffered == 0
     preflight = b"OPTIONS /none HTTP/1.0\r\nAccess-Control-Request-Method: PUT\r\nContent-Length: 2\r\n\r\n{}"
     assert (await running.http(preflight)).startswith(b"HTTP/1.1 204")

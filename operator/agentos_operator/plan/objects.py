@@ -19,6 +19,7 @@ from ..settings import (
     MANAGED_BY_LABEL,
     REALM_LABEL,
     REGISTERED_GATE,
+    STREAM_PORT,
     WORKER_LABEL,
     WORKER_UID_LABEL,
 )
@@ -225,8 +226,8 @@ def engine_service_account(realm: Object) -> Object:
 
 
 def engine_service(realm: Object) -> Object:
-    """Bus, REST and health of the engine."""
-    ports = [("bus", BUS_PORT), ("http", HTTP_PORT), ("admin", ADMIN_PORT)]
+    """Bus, REST, streams and health of the engine."""
+    ports = [("bus", BUS_PORT), ("http", HTTP_PORT), ("stream", STREAM_PORT), ("admin", ADMIN_PORT)]
     return seal(
         {
             "apiVersion": "v1",
@@ -265,6 +266,7 @@ def engine_statefulset(realm: Object, image: str, verify_keys: str) -> Object:
         "ports": [
             {"name": "bus", "containerPort": BUS_PORT, "protocol": "TCP"},
             {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "stream", "containerPort": STREAM_PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP"},
         ],
         "readinessProbe": probe,

@@ -1,0 +1,252 @@
+"""The engine as its configuration makes it: modules, listeners with rules, and changes while it runs."""
+
+import asyncio
+import json
+import socket
+import time
+
+import pytest
+import websockets
+from agentos_engine.app import effective
+from agentos_engine.config import SettingsError, read_settings
+from agentos_engine.config_file import default_config, parse
+
+
+def config_text(*entries, **more):
+    return json.dumps({"workers": [{"name": name, "config": config} for name, config in entries], **more})
+
+
+MANAGER = ("iii-worker-manager", {"host": "127.0.0.1", "port": 0})
+
+
+@pytest.fixture
+async def run_config(run_engine, tmp_path):
+    """Starts an engine on a config file with these entries."""
+
+    async def run(*entries, **more):
+        path = tmp_path / "config.yaml"
+        path.write_text(config_text(*entries, **more))
+        return await run_engine("--config", str(path))
+
+    return run
+
+
+async def until(probe, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not (found := await probe()):
+        assert time.monotonic() < deadline, "not in time"
+        await asyncio.sleep(0.05)
+    return found
+
+
+def test_flags_win_over_the_file_and_without_one_only_this_machine_can_connect():
+    settings = read_settings(["--port", "7", "--stream-port", "0"], {})
+    ours = effective(None, settings)
+    assert {
+        key: (entry.options.host, entry.options.port)
+        for key, entry in ours.entries.items()
+        if hasattr(entry.options, "port")
+    } == {
+        "worker-manager": ("127.0.0.1", 7),
+        "http": ("127.0.0.1", 3111),
+        "stream": ("127.0.0.1", 0),
+    }
+    text = config_text(("iii-worker-manager", {"port": 1}), ("iii-worker-manager#b", {"port": 2, "host": "::1"}))
+    given = effective(parse(text, {}), read_settings(["--port", "7"], {}))
+    assert [(each.options.host, each.options.port) for each in given.of_kind("worker-manager")] == [
+        ("0.0.0.0", 7),
+        ("::1", 2),
+    ]
+    assert default_config().entries["worker-manager"].options.port == 49134
+
+
+async def test_only_what_is_listed_runs(run_config):
+    running = await run_config(MANAGER)
+    assert (running.ports.http, running.ports.stream) == (0, 0)
+    client = await running.connect()
+    assert (await client.ask("state::get", {"scope": "s", "key": "k"}))["error"]["code"] == "function_not_found"
+    enqueue = {"type": "enqueue", "queue": "default"}
+    await client.send(type="invokefunction", invocation_id="q", function_id="a::f", action=enqueue)
+    assert (await client.receive("invocationresult"))["error"]["code"] == "enqueue_error"
+    assert (await client.ask("engine::health::check", {}))["result"]["status"]
+
+
+async def test_a_change_starts_stops_and_restarts_what_differs_and_leaves_the_rest_alone(run_config):
+    running = await run_config(MANAGER, ("iii-state", {}), ("iii-http", {"host": "127.0.0.1"}))
+    worker = await running.connect()
+    await worker.send(type="registerfunction", id="a::f")
+    config = {"api_path": "f"}
+    await worker.send(type="registertrigger", id="t", trigger_type="http", function_id="a::f", config=config)
+    await worker.ask("state::set", {"scope": "s", "key": "k", "value": 1})
+    text = config_text(MANAGER, ("iii-pubsub", {}), ("iii-http", {"host": "127.0.0.1", "default_timeout": 5000}))
+    await running.engine.reload(parse(text, {}))
+    port = running.engine.modules["http"].port
+    assert port != running.ports.http
+    assert (await worker.ask("state::get", {"scope": "s", "key": "k"}))["error"]["code"] == "function_not_found"
+    assert "error" not in await worker.ask("publish", {"topic": "t", "data": 1})
+
+    async def answer():
+        invoked = await worker.receive("invokefunction")
+        await worker.send(
+            type="invocationresult", invocation_id=invoked["invocation_id"], function_id="a::f", result={"body": 7}
+        )
+
+    answering = asyncio.create_task(answer())
+    request = b"GET /f HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    assert (await running.http(request, port)).endswith(b"7")
+    await answering
+    text = config_text(MANAGER, ("iii-state", {}))
+    await running.engine.reload(parse(text, {}))
+    assert (await worker.ask("state::get", {"scope": "s", "key": "k"}))["result"] == 1, "what is stored stays"
+
+
+async def test_an_entry_that_cannot_start_after_a_change_is_left_out_and_the_others_run(run_config, caplog):
+    running = await run_config(MANAGER)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        text = config_text(MANAGER, ("iii-worker-manager#b", {"host": "127.0.0.1", "port": port}), ("iii-state", {}))
+        await running.engine.reload(parse(text, {}))
+    assert f"port {port}" in caplog.text
+    client = await running.connect()
+    assert "error" not in await client.ask("state::list_groups", {})
+
+
+async def test_a_config_that_a_module_refuses_is_one_error_at_the_start(run_config):
+    with pytest.raises(SettingsError, match="observability"):
+        await run_config(MANAGER, ("iii-observability", {"exporter": "carrier-pigeon"}))
+
+
+RULES = {
+    "auth_function_id": "auth::check",
+    "expose_functions": ['match("public::*")'],
+}
+
+
+@pytest.fixture
+async def guarded(run_config):
+    """An engine with an open port and one with rules; a worker on the open one that serves all hooks."""
+    rules = {
+        **RULES,
+        "on_function_registration_function_id": "auth::function",
+        "on_trigger_registration_function_id": "auth::trigger",
+    }
+    running = await run_config(
+        MANAGER, ("iii-worker-manager#rbac", {"host": "127.0.0.1", "port": 0, "rbac": rules}), ("iii-pubsub", {})
+    )
+    owner = await running.connect()
+    for name in ("auth::check", "auth::function", "auth::trigger", "public::f", "private::f"):
+        await owner.send(type="registerfunction", id=name)
+    await owner.settled()
+    asked = []
+
+    async def serve():
+        async for frame in owner.socket:
+            message = json.loads(frame)
+            if message["type"] != "invokefunction":
+                continue
+            asked.append(message)
+            result = {"public::f": "public", "private::f": "private"}.get(message["function_id"], {})
+            if message["function_id"] == "auth::check":
+                result = {"context": {"who": message["data"]["query_params"].get("who", [""])[0]}}
+                result |= {"function_registration_prefix": "tenant"}
+                if "bad" in message["data"]["query_params"]:
+                    await owner.send(
+                        type="invocationresult",
+                        invocation_id=message["invocation_id"],
+                        function_id="auth::check",
+                        error={"code": "invocation_failed", "message": "no such token"},
+                    )
+                    continue
+            if "invocation_id" in message:
+                await owner.send(
+                    type="invocationresult",
+                    invocation_id=message["invocation_id"],
+                    function_id=message["function_id"],
+                    result=result,
+                )
+
+    serving = asyncio.create_task(serve())
+    running.asked = asked
+    running.rbac_port = running.engine.modules["worker-manager#rbac"].port
+    yield running
+    serving.cancel()
+
+
+async def connect(running, query="?who=ann"):
+    socket = await websockets.connect(f"ws://127.0.0.1:{running.rbac_port}/{query}")
+    running.sockets.append(socket)
+    return type(await running.connect())(socket)
+
+
+async def test_check_13_the_auth_function_sees_who_comes_and_a_refusal_is_told(guarded):
+    client = await connect(guarded)
+    await client.settled()
+    (asked,) = [each["data"] for each in guarded.asked if each["function_id"] == "auth::check"]
+    assert asked["query_params"] == {"who": ["ann"]}
+    assert asked["ip_address"] == "127.0.0.1"
+    assert asked["headers"]["host"].startswith("127.0.0.1")
+    refused = await connect(guarded, "?bad=1")
+    error = (await refused.receive("error"))["error"]
+    assert error == {"code": "AUTH_ERROR", "message": "no such token"}
+    await refused.socket.wait_closed()
+
+
+async def test_check_73_calls_are_held_to_what_is_exposed_and_listings_too(guarded):
+    client = await connect(guarded)
+    assert (await client.ask("public::f"))["result"] == "public"
+    refused = (await client.ask("private::f"))["error"]
+    assert refused["code"] == "FORBIDDEN"
+    assert "private::f" in refused["message"]
+    assert "rbac.expose_functions" in refused["message"]
+    assert "error" not in await client.ask("engine::log::info", {"message": "m"})
+    assert "error" not in await client.ask("engine::channels::create", {})
+    assert (await client.ask("engine::workers::list", {}))["error"]["code"] == "FORBIDDEN"
+
+
+async def test_check_74_a_prefix_is_for_others_and_never_for_the_worker_itself(guarded):
+    client = await connect(guarded)
+    await client.send(type="registerfunction", id="f")
+    other = await guarded.connect()
+
+    async def registered():
+        listed = await other.ask("engine::functions::list", {"prefix": "tenant::"})
+        return [each["function_id"] for each in listed["result"]["functions"]] == ["tenant::f"]
+
+    await until(registered)
+    await other.send(type="invokefunction", invocation_id="i", function_id="tenant::f", data=1)
+    invoked = await client.receive("invokefunction")
+    assert invoked["function_id"] == "f"
+    await client.send(type="invocationresult", invocation_id="i", function_id="f", result=2)
+    assert (await other.receive("invocationresult"))["result"] == 2
+    await client.send(type="unregisterfunction", id="f")
+
+    async def gone():
+        listed = await other.ask("engine::functions::list", {"prefix": "tenant::"})
+        return listed["result"]["functions"] == []
+
+    await until(gone)
+
+
+@pytest.mark.parametrize(
+    ("function_id", "config", "refused"),
+    [
+        ("private::f", {"topic": "t"}, False),  # becomes tenant::private::f, which nobody has
+        ("mine", {"topic": "t", "condition_function_id": "private::f"}, True),
+        ("mine", {"topic": "t", "condition_function_id": "public::f"}, False),
+    ],
+)
+async def test_a_trigger_cannot_call_what_its_maker_may_not(guarded, function_id, config, refused):
+    client = await connect(guarded)
+    await client.send(type="registertrigger", id="t", trigger_type="subscribe", function_id=function_id, config=config)
+    await client.send(type="registerfunction", id="after")
+    other = await guarded.connect()
+
+    async def settled():
+        listed = await other.ask("engine::functions::list", {"prefix": "tenant::after"})
+        return listed["result"]["functions"]
+
+    await until(settled)
+    bound = (await other.ask("engine::registered-triggers::list", {}))["result"]["registered_triggers"]
+    assert [each["function_id"] for each in bound] == ([] if refused else [f"tenant::{function_id}"])
+    if refused:
+        assert (await client.receive("triggerregistrationresult"))["error"]["code"] == "FORBIDDEN"
