@@ -49,10 +49,13 @@ INVOKE, INVOKE_ASYNC = "bridge.invoke", "bridge.invoke_async"
 
 
 class Bridge:
-    """One link. ``first_delay`` is in seconds."""
+    """One link. ``first_delay`` is in seconds; without ``invoke`` it only forwards and exposes what is configured."""
 
-    def __init__(self, *, bus: Bus, config: options.Bridge, first_delay: float = FIRST_DELAY) -> None:
+    def __init__(
+        self, *, bus: Bus, config: options.Bridge, first_delay: float = FIRST_DELAY, invoke: bool = True
+    ) -> None:
         self._bus = bus
+        self._invokes = invoke
         self._config = config
         self._first_delay = first_delay
         self._exposed = {each.remote_function: each.local_function for each in config.expose}
@@ -83,7 +86,9 @@ class Bridge:
             parse_uri(self._config.url)
         except InvalidURI as error:
             raise SettingsError("iii-bridge: url is not the address of an engine; write ws://HOST:49134") from error
-        handlers: dict[str, Handler] = {INVOKE: self._invoke, INVOKE_ASYNC: self._invoke_async}
+        handlers: dict[str, Handler] = {}
+        if self._invokes:
+            handlers |= {INVOKE: self._invoke, INVOKE_ASYNC: self._invoke_async}
         for each in self._config.forward:
             handlers[each.local_function] = self._forwarding(each)
         for function_id, handler in handlers.items():

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from agentos_contracts.patterns import BUILT_IN_IDS
+
 from agentos_engine.access.gatekeeper import Gatekeeper
 from agentos_engine.access.rules import Rbac
 from agentos_engine.bridge import Bridge
@@ -162,6 +164,8 @@ def make(parts: Parts, entry: Entry) -> Module:
                 cors=http.cors,
                 middleware=http.middleware,
             )
+        case options.Stream(bridge_url=str(url)) | options.State(bridge_url=str(url)):
+            return Bridge(bus=bus, config=_forwarding(entry.kind, url), invoke=False)
         case options.Stream() as stream:
             return Streams(
                 bus=bus,
@@ -193,6 +197,12 @@ def make(parts: Parts, entry: Entry) -> Module:
             return Exec(bus=bus, config=commands, url=lambda: parts.worker_url)
         case _:
             return Always()
+
+
+def _forwarding(segment: str, url: str) -> options.Bridge:
+    """All built-in functions of a function namespace, served by another engine."""
+    function_ids = sorted(each for each in BUILT_IN_IDS if each.startswith(f"{segment}::"))
+    return options.Bridge(url, forward=tuple(options.Forwarded(each, each) for each in function_ids))
 
 
 def _directory(settings: Settings, configuration: options.Configuration) -> Path | None:

@@ -276,7 +276,7 @@ def test_a_name_that_looks_like_a_typing_error_is_pointed_out():
     ("worker", "adapter", "remedy"),
     [
         ("iii-state", "name: redis", "name: kv"),
-        ("iii-state", "name: bridge", "name: kv"),
+        ("iii-queue", "name: bridge", "name: builtin"),
         ("iii-stream", "class: modules::stream::adapters::RedisAdapter", "name: kv"),
         ("iii-queue", "name: rabbitmq", "name: builtin"),
         ("iii-queue", "class: modules::queue::RabbitMQAdapter", "name: builtin"),
@@ -601,3 +601,27 @@ async def test_watching_goes_on_when_a_change_cannot_be_put_into_effect(watched)
     assert await watched.changes() == [["http"]]
     watched.path.write_text("workers: [{name: cron}]\n")
     assert await watched.changes() == [["cron"]]
+
+
+def test_state_and_streams_may_be_those_of_another_engine():
+    text = """
+workers:
+- name: iii-state
+  config: {adapter: {name: bridge, config: {bridge_url: "ws://a:1"}}}
+- class: modules::stream::StreamModule
+  config: {adapter: {class: "modules::stream::adapters::Bridge", config: {bridge_url: "ws://b:2"}}}
+"""
+    config = parse(text, {})
+    assert config.entries["state"].options.bridge_url == "ws://a:1"
+    assert config.entries["stream"].options.bridge_url == "ws://b:2"
+    for wrong in ("{}", "{bridge_url: 'http://a'}"):
+        with pytest.raises(ConfigError, match="bridge_url"):
+            parse(f"workers: [{{name: iii-state, config: {{adapter: {{name: bridge, config: {wrong}}}}}}}]", {})
+    with pytest.raises(ConfigError, match="not served"):
+        parse("workers: [{name: iii-queue, config: {adapter: {name: bridge}}}]", {})
+
+
+def test_the_worker_manager_of_iii_0_10_is_known_by_its_class():
+    entry = "{class: 'modules::worker::WorkerModule', config: {port: %d}}"
+    text = f"modules: [{entry % 1}, {entry % 2}]"
+    assert [each.options.port for each in parse(text, {}).of_kind("worker-manager")] == [1, 2]

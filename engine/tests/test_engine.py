@@ -250,3 +250,13 @@ async def test_a_trigger_cannot_call_what_its_maker_may_not(guarded, function_id
     assert [each["function_id"] for each in bound] == ([] if refused else [f"tenant::{function_id}"])
     if refused:
         assert (await client.receive("triggerregistrationresult"))["error"]["code"] == "FORBIDDEN"
+
+
+async def test_state_may_be_that_of_another_engine(run_engine, run_config):
+    there = await run_engine()
+    url = f"ws://127.0.0.1:{there.ports.workers}"
+    here = await run_config(MANAGER, ("iii-state", {"adapter": {"name": "bridge", "config": {"bridge_url": url}}}))
+    near, far = await here.connect(), await there.connect()
+    item = {"scope": "s", "key": "k"}
+    assert (await near.ask("state::set", {**item, "value": 5}))["result"] == {"old_value": None, "new_value": 5}
+    assert (await far.ask("state::get", item))["result"] == 5

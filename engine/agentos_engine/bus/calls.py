@@ -338,6 +338,8 @@ class Calls:
     def _own(self, function_id: str, namespace: str, size: int) -> Function:
         function = self._bus.functions.get(function_id)
         if function is None:
+            if not function_id:
+                raise BusError("function_not_found", "the call names no function: function_id is missing")
             raise function_not_found(function_id, namespace, self._bus.registry.elsewhere(function_id))
         if size > limits.MAX_BUILT_IN_PAYLOAD:
             raise BusError("limit_exceeded", f"{function_id} takes at most {limits.MAX_BUILT_IN_PAYLOAD} bytes")

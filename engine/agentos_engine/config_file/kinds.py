@@ -110,17 +110,21 @@ def read_http(section: Section) -> options.Http:
 def read_stream(section: Section) -> options.Stream:
     """Read ``iii-stream``."""
     default = options.Stream()
+    bridge_url = _bridge_url(section)
     return options.Stream(
         host=section.text("host", default.host),
         port=section.number("port", default.port, 0, MAX_PORT),
         auth_function=section.optional_text("auth_function"),
-        durable=_store(section, "kv"),
+        durable=None if bridge_url else _store(section, "kv"),
+        bridge_url=bridge_url,
     )
 
 
 def read_state(section: Section) -> options.State:
     """Read ``iii-state``."""
-    return options.State(_store(section, "kv"), section.optional_number("max_value_bytes", 1, 1 << 30))
+    bridge_url = _bridge_url(section)
+    durable = None if bridge_url else _store(section, "kv")
+    return options.State(durable, section.optional_number("max_value_bytes", 1, 1 << 30), bridge_url)
 
 
 def read_queue(section: Section) -> options.Queue:
@@ -210,10 +214,15 @@ def read_bridge(section: Section) -> options.Bridge:
         timeout = each.number("timeout_ms", 30_000, 1, MAX_MILLISECONDS)
         return options.Forwarded(local, each.text("remote_function", local), timeout)
 
-    url = section.required_text("url")
-    if url and not url.startswith(("ws://", "wss://")):
-        section.error("wrong_type", "not the address of an engine", "write ws://HOST:49134", "url")
+    url = _engine_url(section, "url")
     return options.Bridge(url, section.sections("expose", exposed), section.sections("forward", forwarded))
+
+
+def _engine_url(section: Section, key: str) -> str:
+    url = section.required_text(key)
+    if url and not url.startswith(("ws://", "wss://")):
+        section.error("wrong_type", "not the address of an engine", "write ws://HOST:49134", key)
+    return url
 
 
 def read_nothing(section: Section) -> options.EngineFunctions:
@@ -231,6 +240,26 @@ _ADAPTER_CLASSES = {
     "RabbitMQAdapter": "rabbitmq",
     "Bridge": "bridge",
 }
+
+
+def _bridge_url(section: Section) -> str | None:
+    """Return the address in the config of an adapter that is a bridge; None, with nothing read, for all others."""
+    adapter = section.take("adapter")
+    if adapter is None or not isinstance(adapter.value, dict):
+        return None
+    names = [adapter.value[key].value for key in ("name", "class") if key in adapter.value]
+    if not any(isinstance(name, str) and name.rpartition("::")[2] in ("bridge", "Bridge") for name in names):
+        return None
+    below = section.section("adapter")
+    below.take("name")
+    below.take("class")
+    config = below.section("config")
+    below.end()
+    url = _engine_url(config, "bridge_url")
+    config.end(unknown="warning")
+    return url
+
+
 _IGNORED = ("file_path", "save_interval_ms", "channel_size", "lock_ttl_ms", "index")
 
 
@@ -286,6 +315,7 @@ BY_NAME = {each.name: each for each in KINDS} | {f"iii-{each.name}": each for ea
 """By the names of iii 0.23, and those with the prefix that it had before."""
 
 BY_CLASS = {
+    "modules::worker::WorkerModule": BY_NAME["worker-manager"],
     "modules::api::RestApiModule": BY_NAME["http"],
     "modules::stream::StreamModule": BY_NAME["stream"],
     "modules::state::StateModule": BY_NAME["state"],

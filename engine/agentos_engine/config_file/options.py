@@ -114,20 +114,28 @@ class Http:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """The port for streams. ``durable``: keep the items over a restart; None: the engine's own choice."""
+    """The port for streams. ``durable``: keep the items over a restart; None: the engine's own choice.
+
+    With a ``bridge_url``, ``stream::*`` are the functions of the engine there, and no port is listened on.
+    """
 
     host: str = ANY_ADDRESS
     port: int = 3112
     auth_function: str | None = None
     durable: bool | None = None
+    bridge_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """``state::*``. ``durable``: keep the values over a restart; None: the engine's own choice."""
+    """``state::*``. ``durable``: keep the values over a restart; None: the engine's own choice.
+
+    With a ``bridge_url`` they are the functions of the engine there.
+    """
 
     durable: bool | None = None
     max_value_bytes: int | None = None
+    bridge_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
