@@ -378,3 +378,24 @@ async def test_a_body_for_no_route_is_not_waited_for(running):
     assert running.engine.modules["http"].server.buffered == 0
     preflight = b"OPTIONS /none HTTP/1.0\r\nAccess-Control-Request-Method: PUT\r\nContent-Length: 2\r\n\r\n{}"
     assert (await running.http(preflight)).startswith(b"HTTP/1.1 204")
+
+
+async def test_what_is_registered_and_queued_carries_the_version_that_the_pod_tells(guarded):
+    worker = await guarded.connect(f"/w/{token()}/pod-7@1.2.3%2Bbuild")
+    await worker.send(type="registerfunction", id="a::f")
+    await worker.send(type="registerfunction", id="a::own", metadata={"version": "9.9"})
+    await worker.settled()
+    bus = guarded.engine.bus
+    assert (bus.version_of("a::f"), bus.version_of("a::own")) == ("1.2.3+build", "9.9")
+    assert bus.registry.choose("a::f").connection.peer.pod_uid == "pod-7"
+    (job,) = await enqueued(worker, guarded, "a::f")
+    assert job.worker_version == "1.2.3+build"
+
+
+async def enqueued(worker, running, function_id):
+    """Enqueue a call that nobody answers and return the jobs of the engine's store."""
+    action = {"type": "enqueue", "queue": "default"}
+    await worker.send(type="invokefunction", invocation_id="q", function_id=function_id, data=1, action=action)
+    assert (await worker.receive("invocationresult"))["result"]["messageReceiptId"]
+    store = running.engine.parts.queues
+    return [await store.get(each.seq) for each in await store.waiting()]

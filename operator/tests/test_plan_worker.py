@@ -895,7 +895,7 @@ def test_the_deployment_tells_its_container_where_the_engine_is():
     assert container["env"] == [
         {"name": "AGENTOS_TOKEN", "valueFrom": {"secretKeyRef": {"name": "agentos-token-wasm", "key": "token"}}},
         {"name": "POD_UID", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}},
-        {"name": "III_URL", "value": "ws://agentos-engine.team.svc:49134/w/$(AGENTOS_TOKEN)/$(POD_UID)"},
+        {"name": "III_URL", "value": "ws://agentos-engine.team.svc:49134/w/$(AGENTOS_TOKEN)/$(POD_UID)@1.2.3"},
         {"name": "III_WORKER_NAME", "value": "wasm"},
         {"name": "HOME", "value": "/tmp"},
     ]

@@ -19,13 +19,17 @@ DEFAULT_NAMESPACE = "default"
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Who is at the other end, as the token says: all empty when the engine is open (has no verification key)."""
+    """Who is at the other end, as the token says: all empty when the engine is open (has no verification key).
+
+    ``version`` is what the worker's pod says of itself; nothing is allowed because of it.
+    """
 
     realm: str = ""
     subject: str = ""
     uid: str = ""
     role: str = ""
     pod_uid: str = ""
+    version: str = ""
 
 
 ANONYMOUS = Peer()

@@ -93,7 +93,7 @@ class Registrations:
             metadata=metadata,
             internal=facts.get("internal") is True,
             timeout=_timeout(facts),
-            version=version[:100] if isinstance(version, str) else "",
+            version=version[:100] if isinstance(version, str) else connection.peer.version,
             remote=remote,
         )
 

@@ -33,7 +33,7 @@ class Registration:
     timeout: float | None = None
     """Seconds in which a call is to be answered, from the metadata; None: the engine's own limit."""
     version: str = ""
-    """The worker's version, from the metadata."""
+    """The worker's version: what the metadata say, else its pod."""
     remote: Remote | None = None
     """Set for a function that the engine calls over HTTP instead of asking the worker."""
 

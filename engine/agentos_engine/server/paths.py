@@ -1,27 +1,32 @@
 """Paths of the worker port, and who comes by them.
 
 SDKs append ``/otel`` and ``/ws/channels/…`` to the whole engine URL, so the token is a path prefix:
-``/w/<token>/<pod uid>``, below which everything is served.
+``/w/<token>/<pod uid>``, below which everything is served. ``@<version>`` after the pod's uid tells the version of the
+worker in that pod, percent-encoded where need be.
 """
 
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from agentos_contracts.tokens import Identity, Role, TokenError, Verifier
 
 from agentos_engine.bus.connection import ANONYMOUS, Peer
 
 _PREFIXED = re.compile(r"/w/(?P<token>[^/]*)(?:/(?P<pod>(?!otel(?:/|$)|ws(?:/|$))[^/]*))?(?P<rest>/.*)?")
+MAX_VERSION = 256
+"""Characters of a worker's version."""
 _POD_UID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request path asks for; ``token`` and ``pod_uid`` are None and empty without the prefix."""
+    """What a request path asks for; without the prefix ``token`` is None, ``pod_uid`` and ``version`` are empty."""
 
     rest: str
     token: str | None = None
     pod_uid: str = ""
+    version: str = ""
 
     @property
     def is_channel(self) -> bool:
@@ -40,7 +45,8 @@ def parse_path(raw: bytes) -> Target:
     match = _PREFIXED.fullmatch(path)
     if match is None:
         return Target(path)
-    return Target(match["rest"] or "/", match["token"], match["pod"] or "")
+    pod_uid, _, version = (match["pod"] or "").partition("@")
+    return Target(match["rest"] or "/", match["token"], pod_uid, unquote(version)[:MAX_VERSION])
 
 
 class AccessError(Exception):
@@ -79,4 +85,4 @@ class Gate:
             raise AccessError("the pod uid in the path is not one; connect to /w/TOKEN/POD-UID")
         if not target.pod_uid and identity.role == Role.WORKER:
             raise AccessError("the pod uid is missing in the path; connect to /w/TOKEN/POD-UID")
-        return Peer(identity.realm, identity.subject, identity.uid, str(identity.role), target.pod_uid)
+        return Peer(identity.realm, identity.subject, identity.uid, str(identity.role), target.pod_uid, target.version)

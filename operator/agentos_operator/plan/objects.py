@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from agentos_contracts.effective import Effective
 from agentos_contracts.worker import ENGINE_NAME, TOKEN_SECRET_PREFIX
@@ -132,6 +133,12 @@ def worker_token_secret(worker: Object, realm: str, token: str) -> Object:
     )
 
 
+def _engine_url(namespace: str, version: str | None) -> str:
+    """Where a worker finds its engine; the path says who it is, in which pod and in which version."""
+    suffix = f"@{quote(version, safe='+')}" if version else ""
+    return f"ws://{engine_host(namespace)}:{BUS_PORT}/w/$(AGENTOS_TOKEN)/$(POD_UID){suffix}"
+
+
 def worker_deployment(worker: Object, realm: str, effective: Effective, token_hash: str) -> Object:
     """The worker's pods: one container that is told its engine's address with its own token in it."""
     metadata, spec = worker["metadata"], worker["spec"]
@@ -139,7 +146,7 @@ def worker_deployment(worker: Object, realm: str, effective: Effective, token_ha
     own_env = [
         {"name": "AGENTOS_TOKEN", "valueFrom": {"secretKeyRef": {"name": token_secret_name(name), "key": "token"}}},
         {"name": "POD_UID", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}},
-        {"name": "III_URL", "value": f"ws://{engine_host(namespace)}:{BUS_PORT}/w/$(AGENTOS_TOKEN)/$(POD_UID)"},
+        {"name": "III_URL", "value": _engine_url(namespace, effective.version)},
         {"name": "III_WORKER_NAME", "value": name},
     ]
     if not any(variable["name"] == "HOME" for variable in effective.env):
