@@ -63,6 +63,7 @@ class Engine:
         self._ready = False
         self._sweep: Handle | None = None
         self._changing = asyncio.Lock()
+        self._stopping = False
         admin = Admin(self.bus, self._rest, lambda: self._ready)
         self._admin = HttpServer(admin.handle, max_buffered=limits.MAX_ADMIN_BUFFERED)
 
@@ -92,17 +93,24 @@ class Engine:
         """
         async with self._changing:
             config = effective(config, self._settings)
+            if self._stopping:
+                return
             changes = diff(self.config, config)
             if changes.settings:
                 log.warning("the keys under agentos take effect when the engine is started anew")
             for key in (*changes.removed, *changes.changed):
                 await self._stop(key)
             self.config = config
-            for key in sorted((*changes.changed, *changes.added), key=lambda each: _rank(config.entries[each])):
+            missing = [key for key in config.entries if key not in self.modules]  # those that failed before, too
+            for key in sorted(missing, key=lambda each: _rank(config.entries[each])):
+                if self._stopping:
+                    return
                 try:
                     await self._start(config.entries[key])
                 except SettingsError as error:
                     log.error("not started: %s", error)
+                except Exception:
+                    log.exception("not started: %s", key)
             log.info(
                 "configuration changed",
                 extra={"added": changes.added, "removed": changes.removed, "restarted": changes.changed},
@@ -111,6 +119,7 @@ class Engine:
     async def stop(self) -> None:
         """Let calls and requests in progress end, then let the workers go so that they reconnect to the next engine."""
         self._ready = False
+        self._stopping = True
         for module in self.modules.values():
             if isinstance(module, WorkerPort):
                 module.stop_listening()
@@ -138,14 +147,17 @@ class Engine:
     async def _stop(self, key: str) -> None:
         module = self.modules.pop(key, None)
         if module is not None:
-            await module.stop()
+            try:
+                await module.stop()
+            except Exception:  # the others, and the workers that have to be let go, do not wait for it
+                log.exception("a part of the engine could not be stopped: %s", key)
 
     def _rest(self) -> Rest | None:
         return next((each.server for each in self.modules.values() if isinstance(each, Http)), None)
 
     def _look_at_deadlines(self) -> None:
-        self.bus.calls.expire()
         self._sweep = self.bus.clock.call_later(limits.SWEEP_INTERVAL, self._look_at_deadlines)
+        self.bus.calls.expire()
 
     def _port(self, kind: str) -> int:
         return next((getattr(self.modules[each.key], "port", 0) for each in self.config.of_kind(kind)), 0)

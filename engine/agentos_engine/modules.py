@@ -77,6 +77,7 @@ class WorkerPort:
         self._entry = entry
         self._listener = listener
         self._server: WorkerServer | None = None
+        self._url: str | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -99,7 +100,7 @@ class WorkerPort:
             self._server = None
             raise port_taken(self._entry.key, listener.host, listener.port, error) from error
         if parts.settings.verifier is None and gatekeeper is None and parts.worker_url is None:
-            parts.worker_url = f"ws://127.0.0.1:{self.port}"
+            parts.worker_url = self._url = f"ws://127.0.0.1:{self.port}"
 
     def stop_listening(self) -> None:
         """Take no new connections."""
@@ -108,6 +109,8 @@ class WorkerPort:
 
     async def stop(self) -> None:
         """Close all connections."""
+        if self._url is not None and self._parts.worker_url == self._url:
+            self._parts.worker_url = None
         if self._server is not None:
             server, self._server = self._server, None
             await server.close()

@@ -254,7 +254,7 @@ def test_past_its_deadline_a_call_is_answered_its_slot_freed_and_the_late_result
     assert caller.take()[0]["result"] == 2
 
 
-@pytest.mark.parametrize("timeout_ms", [0, -1, "5", True, None, float("1e300")])
+@pytest.mark.parametrize("timeout_ms", [0, -1, "5", True, None, float("1e300"), 10**19])
 def test_a_time_limit_that_is_none_is_ignored(bus, join, clock, timeout_ms):
     worker, caller = join(), join()
     worker.send(type="registerfunction", id="a::f", metadata={"timeout_ms": timeout_ms})
@@ -529,4 +529,26 @@ def test_the_engines_own_callers_get_answers_too(bus, join):
     bus.invoke("a::f", b"{}", caller)
     worker.end()
     assert caller.results == [2, "invocation_stopped"]
+    assert bus.calls.invocations.in_flight == 0
+
+
+async def test_calls_that_nobody_waits_for_are_bounded_while_the_engine_carries_them_out(bus, join, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_IN_FLIGHT", 3)
+    gate = asyncio.Event()
+    started = []
+
+    async def slow(context, data):
+        started.append(data)
+        await gate.wait()
+
+    bus.functions.add("engine::slow", slow)
+    worker = join()
+    for number in range(10):
+        worker.send(type="invokefunction", function_id="engine::slow", data=number)
+    await asyncio.sleep(0)
+    assert len(started) == 3
+    worker.end()
+    gate.set()
+    await asyncio.sleep(0.01)
+    assert worker.connection.voids == 0
     assert bus.calls.invocations.in_flight == 0

@@ -233,6 +233,8 @@ async def test_check_74_a_prefix_is_for_others_and_never_for_the_worker_itself(g
         ("private::f", {"topic": "t"}, False),  # becomes tenant::private::f, which nobody has
         ("mine", {"topic": "t", "condition_function_id": "private::f"}, True),
         ("mine", {"topic": "t", "condition_function_id": "public::f"}, False),
+        ("mine", {"topic": "t", "condition_function_id": "nobody::has::this"}, True),
+        ("mine", {"topic": "t", "middleware_function_ids": ["public::f", "private::f"]}, True),
     ],
 )
 async def test_a_trigger_cannot_call_what_its_maker_may_not(guarded, function_id, config, refused):
@@ -260,3 +262,26 @@ async def test_state_may_be_that_of_another_engine(run_engine, run_config):
     item = {"scope": "s", "key": "k"}
     assert (await near.ask("state::set", {**item, "value": 5}))["result"] == {"old_value": None, "new_value": 5}
     assert (await far.ask("state::get", item))["result"] == 5
+
+
+async def test_a_call_right_after_its_registration_finds_the_function_in_spite_of_hooks(guarded):
+    client = await connect(guarded)
+    await client.send(type="registerfunction", id="f", metadata={"timeout_ms": int("9" * 400)})
+    await client.send(type="registerfunction", id="g")
+    await client.send(type="invokefunction", invocation_id="i", function_id="tenant::g", data=1)
+    answer = asyncio.create_task(client.receive("invocationresult"))
+    assert (await answer)["error"]["code"] == "FORBIDDEN", "its own function is not exposed to itself"
+    listed = await (await guarded.connect()).ask("engine::functions::list", {"prefix": "tenant::"})
+    assert [each["function_id"] for each in listed["result"]["functions"]] == ["tenant::f", "tenant::g"]
+
+
+async def test_what_failed_to_start_is_tried_again_with_the_next_change(run_config):
+    running = await run_config(MANAGER)
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    entries = (MANAGER, ("iii-worker-manager#b", {"host": "127.0.0.1", "port": port}))
+    await running.engine.reload(parse(config_text(*entries), {}))
+    taken.close()
+    await running.engine.reload(parse(config_text(*entries, ("iii-pubsub", {})), {}))
+    async with websockets.connect(f"ws://127.0.0.1:{port}/") as client:
+        assert "workerregistered" in await client.recv()

@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 from agentos_engine import limits
+from agentos_engine.builtins import engine
 from agentos_engine.bus.connection import Peer as Who
 from agentos_engine.bus.errors import BusError
 from agentos_engine.triggers.connections import ConnectionsTrigger
@@ -316,3 +317,109 @@ async def test_only_a_literal_false_or_an_error_of_the_condition_keeps_a_trigger
         await asyncio.sleep(0)
     fired = [(each["function_id"], each["data"], each["metadata"]) for each in worker.take()]
     assert fired == ([("a::f", {"x": 1}, {"m": 1})] if fires else [])
+
+
+def test_a_connection_with_several_bindings_of_a_group_serves_until_its_last_one_goes(bus, join):
+    kept = Kept()
+    bus.triggers.serve("k", kept)
+    first, second = join(), join()
+    bind(first, "k", "a-1")
+    bind(second, "k", "b-1")
+    bind(first, "k", "a-2")
+    first.send(type="unregistertrigger", id="a-1")
+    assert [each.id for each in kept.bound] == ["a-2"]
+    first.send(type="unregistertrigger", id="a-2")
+    assert [each.id for each in kept.bound] == ["b-1"]
+    second.end()
+    assert kept.bound == []
+
+
+def test_a_former_provider_is_told_that_its_bindings_are_anothers_now(join):
+    former, newer, consumer = join(), join(), join()
+    former.send(type="registertriggertype", id="my::type")
+    bind(consumer)
+    former.take()
+    newer.send(type="registertriggertype", id="my::type")
+    assert [(each["type"], each["id"]) for each in former.take()] == [("unregistertrigger", "t-1")]
+    assert [each["type"] for each in newer.take()] == ["registertrigger"]
+    former.send(
+        type="triggerregistrationresult", id="t-1", trigger_type="my::type", error={"code": "X", "message": "m"}
+    )
+    assert consumer.take() == [], "it is not asked any more"
+    newer.end()
+    assert [each["type"] for each in former.take()] == ["registertrigger"]
+
+
+def test_bindings_fall_back_to_the_default_namespaces_provider_when_their_own_goes(bus, join):
+    engine.install(bus)
+    plain, own, consumer = join(), join(), join()
+    for worker, namespace in ((own, "team"), (consumer, "team")):
+        worker.send(type="invokefunction", function_id="engine::workers::register", data={"namespace": namespace})
+    plain.send(type="registertriggertype", id="my::type")
+    own.send(type="registertriggertype", id="my::type")
+    bind(consumer)
+    assert (plain.take(), [each["type"] for each in own.take()]) == ([], ["registertrigger"])
+    own.end()
+    assert [each["type"] for each in plain.take()] == ["registertrigger"]
+
+
+def test_of_two_bindings_with_one_id_the_older_serves_again_when_the_newer_goes(join):
+    provider, older, newer = join(), join(), join()
+    provider.send(type="registertriggertype", id="my::type")
+    bind(older, function_id="a::older")
+    bind(newer, function_id="a::newer")
+    newer.end()
+    assert [each["function_id"] for each in provider.take()] == ["a::older", "a::newer", "a::older"]
+
+
+def test_a_type_that_the_engine_serves_for_a_while_comes_back_to_its_worker(bus, join):
+    provider, consumer, kept = join(), join(), Kept()
+    provider.send(type="registertriggertype", id="k")
+    bind(consumer, "k")
+    provider.take()
+    bus.triggers.serve("k", kept)
+    assert [each["type"] for each in provider.take()] == ["unregistertrigger"]
+    assert len(kept.bound) == 1
+    bus.triggers.unserve("k")
+    assert [each["type"] for each in provider.take()] == ["registertrigger"]
+
+
+def test_neither_a_binding_nor_an_error_can_end_the_link_of_an_old_sdk(bus, join):
+    engine.install(bus)
+    provider, consumer = join(), join()
+    for worker in (provider, consumer):
+        about = {"runtime": "python", "version": "0.11.6"}
+        worker.send(type="invokefunction", function_id="engine::workers::register", data=about)
+    provider.send(type="registertriggertype", id="my::type")
+    bind(consumer, config="x" * 600_000, metadata="y" * 600_000)
+    assert provider.take() == []
+    assert consumer.take()[0]["error"]["code"] == "payload_too_large"
+    bind(consumer)
+    provider.take()
+    for error in ({"code": "c" * 5000, "message": "m" * (1 << 20)}, 5, "text"):
+        provider.send(type="triggerregistrationresult", id="t-1", trigger_type="my::type", error=error)
+        (frame,) = consumer.frames
+        assert len(frame) < 10_000
+        consumer.take()
+
+
+async def test_who_may_not_watch_connections_cannot_by_a_call_either(bus, join, told_by):
+    engine.install(bus)
+    worker, operator = join(peer=WORKER), join(peer=OPERATOR)
+    data = {"trigger_type": "engine::connections", "function_id": "a::f"}
+    for peer in (worker, operator):
+        peer.send(type="invokefunction", function_id="engine::register_trigger", invocation_id="i", data=data)
+        await asyncio.sleep(0.01)
+    assert worker.take("invocationresult")[0]["error"]["code"] == "FORBIDDEN"
+    assert "result" in operator.take("invocationresult")[0]
+
+
+def test_ids_with_a_wrong_size_and_types_without_bound_are_refused(join, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_REGISTERED", 3000)
+    worker = join()
+    for number in range(20):
+        worker.send(type="registertriggertype", id=f"t-{number}", description="d" * 1000)
+    assert worker.connection.registered_bytes <= 3000
+    for number in range(20):
+        worker.send(type="unregistertriggertype", id=f"t-{number}")
+    assert worker.connection.registered_bytes == 0

@@ -15,6 +15,7 @@ from agentos_engine.access.hooks import (
 )
 from agentos_engine.access.rules import Rbac
 from agentos_engine.access.session import TRUSTED, Session, SessionError, auth_input
+from agentos_engine.bus.connection import Connection
 from agentos_engine.bus.errors import BusError
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Caller(Protocol):
         traceparent: str | None = None,
         baggage: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109  the bus ends the call at its deadline
+        origin: Connection | None = None,
     ) -> bytes | None:
         """Call a function and return its raw JSON result, None when it has none. Raises BusError."""
         ...
@@ -163,8 +165,11 @@ class Gatekeeper:
         metadata: bytes | None = None,
         traceparent: str | None = None,
         baggage: str | None = None,
+        origin: Connection | None = None,
     ) -> bytes | None:
         """Call the middleware and return its raw JSON result, which is that of the call. Raises BusError.
+
+        The call counts among those of ``origin``, and ends with it.
 
         ``payload``, ``action`` and ``metadata`` are raw JSON, ``namespace`` the one that the caller named, if it did.
         """
@@ -176,6 +181,7 @@ class Gatekeeper:
             metadata=metadata,
             traceparent=traceparent,
             baggage=baggage,
+            origin=origin,
         )
 
     async def _ask(self, hook: str, question: bytes, read: Callable[[bytes | None], Answered]) -> Answered:

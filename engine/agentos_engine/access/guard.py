@@ -10,14 +10,15 @@ from agentos_engine import limits
 from agentos_engine.access.gatekeeper import Gatekeeper
 from agentos_engine.access.hooks import FunctionRegistration, TriggerRegistration, TriggerTypeRegistration
 from agentos_engine.access.names import Names
+from agentos_engine.access.policy import trigger_type_visible
 from agentos_engine.access.session import Session
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
 from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.registrations import check_id
 from agentos_engine.bus.registry import Registration
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import ABSENT, Message, is_null, kept, text_of
-from agentos_engine.triggers.registry import condition_of
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ _QUEUED = frozenset(
 )
 """What has to be carried out in the order in which it came, although hooks are asked in between."""
 
+MAX_WAITING_BYTES = 8 << 20
+"""Of messages that wait for hooks, besides the first; more are refused."""
+
 
 class SessionGuard:
     """Stands between one connection and the bus."""
@@ -45,17 +49,26 @@ class SessionGuard:
         self._triggers = Names()
         self._trigger_types = Names()
         self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
         self._working = False
 
     def receive(self, connection: Connection, message: Message, frame: bytes) -> bool:
-        """Take a registration, to be carried out once the hooks have agreed; False for all other messages."""
-        if message.type not in _QUEUED:
+        """Take a registration, to be carried out once the hooks have agreed, and calls that come after it."""
+        if message.type not in _QUEUED and not (self._working and message.type == "invokefunction"):
             return False
-        if len(self._waiting) >= limits.MAX_FUNCTIONS:
-            message_text = f"more than {limits.MAX_FUNCTIONS} registrations wait for the listener's hooks"
-            self._bus.registrations.refuse(connection, message_text)
+        waiting = self._waiting_bytes + len(frame)
+        if self._waiting and (len(self._waiting) >= limits.MAX_FUNCTIONS or waiting > MAX_WAITING_BYTES):
+            error = BusError("limit_exceeded", "too much waits for the hooks of this listener; try again later")
+            if message.type == "invokefunction":
+                invocation_id = (
+                    message.invocation_id if message.action is None or message.action.type != "void" else None
+                )
+                self._bus.calls.refuse(connection, invocation_id, message.function_id or "", error)
+            else:
+                self._bus.registrations.refuse(connection, error.message)
             return True
         self._waiting.append(frame)
+        self._waiting_bytes = waiting
         if not self._working:
             self._working = True
             self._bus.spawn(self._work(connection))
@@ -65,7 +78,11 @@ class SessionGuard:
         try:
             while self._waiting and not connection.closed:
                 frame = self._waiting.popleft()
-                await self._carry_out(connection, msgspec.json.decode(frame, type=Message), frame)
+                self._waiting_bytes -= len(frame)
+                try:
+                    await self._carry_out(connection, msgspec.json.decode(frame, type=Message), frame)
+                except Exception:
+                    log.exception("a message could not be carried out", extra={"worker_id": connection.id})
         finally:
             self._working = False
 
@@ -85,6 +102,8 @@ class SessionGuard:
                     await self._trigger_type(connection, message, frame)
                 case "unregistertriggertype":
                     self._bus.triggers.withdraw(connection, self._trigger_types.remove(message.id or ""))
+                case _:
+                    self._bus.carry_out(connection, message, frame)
         except BusError as error:
             if message.type == "registertrigger":
                 self._bus.registrations.refuse_trigger(connection, message, error)
@@ -93,64 +112,74 @@ class SessionGuard:
                 self._bus.registrations.refuse(connection, f"{message.type} {what!r} is refused: {error.message}")
 
     async def _function(self, connection: Connection, message: Message, frame: bytes) -> None:
-        asked = FunctionRegistration(message.id or "", kept(message.description), kept(message.metadata))
+        local_id = message.id or ""
+        check_id(local_id, "function id")
+        asked = FunctionRegistration(local_id, kept(message.description), kept(message.metadata))
         admitted = await self._gatekeeper.admit_function(self.session, asked, connection.namespace)
         if connection.closed:
             return
+        outer_id = admitted.function_id
+        if outer_id in connection.registrations and self._functions.inner(outer_id) != local_id:
+            raise BusError("FORBIDDEN", f"the hook gave it the id {outer_id!r}, which another function has")
         message.description = _raw(admitted.description)
         message.metadata = _raw(admitted.metadata)
-        former = self._functions.add(message.id or "", admitted.function_id)
-        if former is not None:
-            self._bus.registrations.unregister_function(connection, former)
-        self._bus.registrations.function(connection, message, frame, admitted.function_id)
+        if self._bus.registrations.function(connection, message, frame, outer_id):
+            former = self._functions.add(local_id, outer_id)
+            if former is not None:
+                self._bus.registrations.unregister_function(connection, former)
 
     async def _trigger(self, connection: Connection, message: Message, frame: bytes) -> None:
+        local_id = message.id or ""
+        check_id(local_id, "trigger id")
         asked = TriggerRegistration(
-            message.id or "",
+            local_id,
             message.trigger_type or "",
             self._functions.outer(message.function_id or "").removeprefix(self.session.prefix),
             kept(message.config),
             kept(message.metadata),
         )
-        namespace = text_of(message.namespace) or connection.namespace
-        admitted = await self._gatekeeper.admit_trigger(self.session, asked, namespace)
+        namespace = text_of(message.namespace)
+        admitted = await self._gatekeeper.admit_trigger(self.session, asked, namespace or connection.namespace)
         if connection.closed:
             return
-        for function_id in (admitted.function_id, condition_of(admitted.config)):
+        namespace = namespace or connection.namespace
+        for function_id in (admitted.function_id, *_functions_in(admitted.config)):
             self._check_target(connection, function_id, namespace)
-        former = self._triggers.add(message.id or "", admitted.trigger_id)
-        if former is not None:
+        former = self._triggers.outer(local_id)
+        if former != admitted.trigger_id:
             self._bus.triggers.unbind(connection, former)
         message.id, message.trigger_type = admitted.trigger_id, admitted.trigger_type
         message.config = _raw(admitted.config)
+        message.namespace = msgspec.Raw(frames.text(namespace))  # what was checked is what stays bound
         self._bus.registrations.trigger(connection, message, frame, admitted.function_id)
+        if admitted.trigger_id in connection.bindings:
+            self._triggers.add(local_id, admitted.trigger_id)
 
-    def _check_target(self, connection: Connection, function_id: str | None, namespace: str) -> None:
-        """Raise BusError FORBIDDEN for a function of others that the session may not call: a trigger would call it.
-
-        One that nobody has is let through, since workers may bind before they register.
-        """
-        if function_id is None or function_id in connection.registrations:
+    def _check_target(self, connection: Connection, function_id: str, namespace: str) -> None:
+        """Raise BusError FORBIDDEN unless the session may call the function, or has it: a trigger will call it."""
+        prefix = self.session.prefix
+        if function_id in connection.registrations or (prefix and function_id.startswith(prefix)):
             return
         owners = self._bus.registry.owners(function_id, namespace)
-        if owners is not None or self._bus.functions.get(function_id) is not None:
-            metadata = owners.registrations[-1].metadata if owners is not None else None
-            self._gatekeeper.check_call(self.session, function_id, metadata, namespace)
+        metadata = owners.registrations[-1].metadata if owners is not None else None
+        self._gatekeeper.check_call(self.session, function_id, metadata, namespace)
 
     async def _trigger_type(self, connection: Connection, message: Message, frame: bytes) -> None:
-        asked = TriggerTypeRegistration(message.id or "", kept(message.description))
+        local_id = message.id or ""
+        check_id(local_id, "trigger type")
+        asked = TriggerTypeRegistration(local_id, kept(message.description))
         admitted = await self._gatekeeper.admit_trigger_type(self.session, asked)
         if connection.closed:
             return
-        self._trigger_types.add(message.id or "", admitted.trigger_type_id)
         message.id = admitted.trigger_type_id
         message.description = _raw(admitted.description)
         self._bus.registrations.trigger_type(connection, message, frame)
+        if admitted.trigger_type_id in connection.trigger_types:
+            self._trigger_types.add(local_id, admitted.trigger_type_id)
 
     def call(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
         """Carry out a call of the connection, through the listener's middleware when it has one. Raises BusError."""
         function_id = message.function_id or ""
-        # A worker calls its own functions by the ids under which it registered them.
         owners = self._bus.registry.owners(function_id, namespace)
         metadata = owners.registrations[-1].metadata if owners is not None else None
         self._gatekeeper.check_call(self.session, function_id, metadata, namespace)
@@ -162,6 +191,8 @@ class SessionGuard:
             return
         data = None if is_null(message.data) else bytes(message.data)
         question = _Question(function_id, data, message, None if is_null(message.namespace) else namespace)
+        if connection.voids + len(connection.outgoing) >= limits.MAX_IN_FLIGHT:
+            raise BusError("limit_exceeded", "too many unanswered calls of this connection; try again later")
         self._bus.spawn(self._ask_middleware(connection, question, invocation_id))
 
     def _check_namespace(self, message: Message) -> None:
@@ -184,6 +215,7 @@ class SessionGuard:
                 metadata=question.metadata,
                 traceparent=question.traceparent,
                 baggage=question.baggage,
+                origin=connection,
             )
         except BusError as error:
             self._bus.calls.refuse(connection, invocation_id, question.function_id, error)
@@ -194,6 +226,10 @@ class SessionGuard:
     def sees(self, registration: Registration) -> bool:
         """True when the function may stand in a listing for this connection."""
         return self.sees_id(registration.function_id, registration.metadata, registration.connection.namespace)
+
+    def sees_trigger_type(self, trigger_type: str) -> bool:
+        """True when the trigger type may stand in a listing for this connection."""
+        return trigger_type_visible(self.session, trigger_type)
 
     def sees_id(self, function_id: str, metadata: bytes | None = None, namespace: str = DEFAULT_NAMESPACE) -> bool:
         """The same for a function id."""
@@ -220,6 +256,19 @@ class _Question:
         self.traceparent = text_of(message.traceparent)
         self.baggage = text_of(message.baggage)
         self.namespace = namespace
+
+
+def _functions_in(config: bytes | None) -> list[str]:
+    """The functions that a trigger of the engine would call because its config names them."""
+    try:
+        fields = msgspec.json.decode(config or b"null")
+    except (msgspec.DecodeError, RecursionError):
+        return []
+    if not isinstance(fields, dict):
+        return []
+    middleware = fields.get("middleware_function_ids")
+    named = [fields.get("condition_function_id"), *(middleware if isinstance(middleware, list) else ())]
+    return [each for each in named if isinstance(each, str) and each]
 
 
 def _raw(value: bytes | None) -> msgspec.Raw:

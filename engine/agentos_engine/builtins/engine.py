@@ -11,7 +11,7 @@ from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connecti
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import Context, decode
 from agentos_engine.bus.registrations import check_id
-from agentos_engine.protocol.messages import decode_error, listable
+from agentos_engine.protocol.messages import listable
 from agentos_engine.triggers.registry import Binding
 
 MAX_TEXT = 256
@@ -105,6 +105,8 @@ def install(bus: Bus) -> None:
                 listable(wanted.metadata, "metadata"),
                 namespace=wanted.namespace or (caller.namespace if caller is not None else DEFAULT_NAMESPACE),
                 trigger_namespace=wanted.trigger_namespace,
+                size=len(data),
+                maker=caller.peer if caller is not None else ANONYMOUS,
                 on_result=lambda error: _resolve(result, error),
             )
         except ValueError as error:
@@ -121,9 +123,7 @@ def install(bus: Bus) -> None:
             raise
         if refusal is not None:
             bus.triggers.unbind(None, binding.id)
-            error = decode_error(msgspec.Raw(refusal))
-            code, message = (error.code, error.message) if error else ("trigger_registration_failed", "refused")
-            raise BusError(code, message)
+            raise refusal
         return {"id": binding.id}
 
     def unregister_trigger(context: Context, data: bytes) -> object:
@@ -139,14 +139,14 @@ def install(bus: Bus) -> None:
         bus.functions.add(function_id, handler, description)
 
 
-def _resolve(result: "asyncio.Future[bytes | None]", error: bytes | None) -> None:
+def _resolve(result: "asyncio.Future[BusError | None]", error: BusError | None) -> None:
     if not result.done():
         result.set_result(error)
 
 
 def _check_operator(caller: Connection | None, function_id: str) -> None:
-    """Raise BusError FORBIDDEN when identities are known and the caller is a worker."""
-    if caller is not None and caller.peer is not ANONYMOUS and caller.peer.role == "worker":
+    """Raise BusError FORBIDDEN when identities are known and the caller is not the operator."""
+    if caller is not None and caller.peer is not ANONYMOUS and caller.peer.role != "operator":
         raise BusError("FORBIDDEN", f"{function_id} is for the operator; a {caller.peer.role} may not call it")
 
 

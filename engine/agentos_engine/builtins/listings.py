@@ -22,6 +22,8 @@ Form = TypeVar("Form")
 
 MAX_BATCH = 32
 """Functions that one ``engine::functions::info`` may ask for."""
+MAX_LISTED = 8
+"""Different questions to ``engine::functions::list`` whose answers are kept."""
 MAX_SUMMARY = 200
 """Characters of a binding's config in a listing."""
 
@@ -72,6 +74,9 @@ class Listings:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._state = (-1, -1, -1)
+        self._listed: dict[bytes, msgspec.Raw] = {}
+        """Answers of ``engine::functions::list`` by payload, as long as nothing changes."""
         for function_id, handler, description in (
             ("engine::functions::list", self._functions_list, "Lists functions"),
             ("engine::functions::info", self._functions_info, "Describes one function, or up to 32"),
@@ -88,6 +93,20 @@ class Listings:
     # Functions
 
     def _functions_list(self, context: Context, data: bytes) -> object:
+        if context.connection is not None and context.connection.guard is not None:
+            return self._list(context, data)
+        # Clients poll this, and it can be megabytes: what is asked again, with nothing changed, is not built again.
+        state = (self._bus.registry.revision, self._bus.functions.revision, self._bus.revision)
+        if state != self._state:
+            self._state = state
+            self._listed.clear()
+        if data not in self._listed:
+            if len(self._listed) >= MAX_LISTED:
+                self._listed.clear()
+            self._listed[data] = msgspec.Raw(msgspec.json.encode(self._list(context, data)))
+        return self._listed[data]
+
+    def _list(self, context: Context, data: bytes) -> dict[str, object]:
         wanted = _read(context, data, _FunctionsList)
         prefix, search = wanted.prefix or "", (wanted.search or "").lower()
         workers = {name for name in (wanted.worker, *(wanted.workers or ())) if name}
@@ -128,10 +147,13 @@ class Listings:
         return {"functions": entries}
 
     def _function_info(self, context: Context, function_id: str, namespace: str | None) -> dict[str, object]:
-        own = next((each for each in self._own(context) if each.function_id == function_id), None)
+        guard = context.connection.guard if context.connection is not None else None
+        own = self._bus.functions.get(function_id)
+        if own is not None and (own.function_id != function_id or (guard and not guard.sees_id(function_id))):
+            own = None
         if own is not None and namespace in (None, DEFAULT_NAMESPACE):
             return _own_entry(own) | {"found": True, "request_schema": None, "response_schema": None, "owner": "engine"}
-        found = [each for each in self._visible(context) if each.function_id == function_id]
+        found = [each for each in self._bus.registry.find(function_id) if guard is None or guard.sees(each)]
         chosen = _one([(each.connection.namespace, each) for each in found], namespace, f"Function {function_id}")
         connection = chosen.connection
         entry = _function_entry(chosen)
@@ -155,7 +177,7 @@ class Listings:
         wanted = _read(context, data, _WorkersList)
         search = (wanted.search or "").lower()
         entries = [
-            _worker_entry(each)
+            _worker_entry(each, context)
             for each in self._bus.connections.values()
             if wanted.worker_id in (None, "", each.id)
             and (search in each.about.name.lower() or search in each.about.description.lower())
@@ -174,10 +196,12 @@ class Listings:
         functions = [each for each in connection.registrations.values() if _sees(context, each)]
         provided = [each for each in self._bus.triggers.provided if each.connection is connection]
         return {
-            "worker": _worker_entry(connection),
+            "worker": _worker_entry(connection, context),
             "functions": [_function_entry(each) for each in functions],
             "trigger_types": [_type_entry(each.trigger_type, connection, each.description) for each in provided],
-            "registered_triggers": [_binding_entry(each) for each in connection.bindings.values()],
+            "registered_triggers": [
+                _binding_entry(each) for each in connection.bindings.values() if self._sees_binding(context, each)
+            ],
         }
 
     # Trigger types and bindings
@@ -190,7 +214,7 @@ class Listings:
         entries += [
             _type_entry(each.trigger_type, each.connection, each.description) for each in self._bus.triggers.provided
         ]
-        return {"triggers": sorted(entries, key=lambda entry: str(entry["id"]))}
+        return {"triggers": _sorted(context, entries)}
 
     def _trigger_types_list(self, context: Context, data: bytes) -> object:
         entries: list[dict[str, object]] = [
@@ -203,7 +227,7 @@ class Listings:
             if each.call_request_format is not None:
                 entry["call_request_format"] = _raw(each.call_request_format)
             entries.append(entry)
-        return {"trigger_types": sorted(entries, key=lambda entry: str(entry["id"]))}
+        return {"trigger_types": _sorted(context, entries)}
 
     def _triggers_info(self, context: Context, data: bytes) -> object:
         wanted = _read(context, data, _Info)
@@ -285,6 +309,13 @@ def _one(found: list[tuple[str, Found]], namespace: str | None, what: str) -> Fo
     return next(iter(by_namespace.values()))
 
 
+def _sorted(context: Context, entries: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Trigger types by id, those that the caller may bind to."""
+    guard = context.connection.guard if context.connection is not None else None
+    seen = [each for each in entries if guard is None or guard.sees_trigger_type(str(each["id"]))]
+    return sorted(seen, key=lambda entry: str(entry["id"]))
+
+
 def _is_old(caller: Connection | None) -> bool:
     """True for SDKs of a line in which ``engine::triggers::list`` lists bindings: before 0.13."""
     parts = caller.about.version.split(".") if caller is not None else []
@@ -328,8 +359,9 @@ def _own_entry(function: Function) -> dict[str, object]:
     }
 
 
-def _worker_entry(connection: Connection) -> dict[str, object]:
+def _worker_entry(connection: Connection, context: Context) -> dict[str, object]:
     about, peer = connection.about, connection.peer
+    functions = sorted(each.function_id for each in connection.registrations.values() if _sees(context, each))
     status = "available" if connection.registrations else "connected"
     if connection.silent or connection.draining:
         status = "unresponsive" if connection.silent else "draining"
@@ -347,8 +379,8 @@ def _worker_entry(connection: Connection) -> dict[str, object]:
         "internal": False,
         "status": status,
         "connected_at_ms": int(connection.connected_at * 1000),
-        "function_count": len(connection.registrations),
-        "functions": sorted(connection.registrations),
+        "function_count": len(functions),
+        "functions": functions,
         "active_invocations": len(connection.calls),
         "latest_metrics": None,
     }

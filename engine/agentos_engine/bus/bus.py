@@ -45,11 +45,13 @@ class Bus:
         self.call = self.calls.call
         self.notify = self.calls.notify
         self.abandon = self.calls.invocations.abandon
+        self.revision = 0
+        """Grows when a connection comes, goes, or changes its name."""
         self.watchers: list[Callable[[Connection], None]] = []
         """Called when a connection comes, goes, or changes its name or functions."""
         self._tasks: set[asyncio.Task[Any]] = set()
         calls, registrations = self.calls, self.registrations
-        self._handlers: dict[str, Callable[[Connection, Message, bytes], None]] = {
+        self._handlers: dict[str, Callable[[Connection, Message, bytes], object]] = {
             "invokefunction": lambda connection, message, frame: calls.receive(connection, message),
             "invocationresult": calls.answer,
             "registerfunction": registrations.function,
@@ -98,7 +100,10 @@ class Bus:
         del self.connections[connection.id]
         for function_id in list(connection.registrations):
             self.registry.remove(connection, function_id)
-        self.triggers.drop(connection)
+        try:
+            self.triggers.drop(connection)
+        except Exception:  # callers that wait must hear of the end all the same
+            log.exception("not all triggers of a worker that has gone could be removed")
         self.calls.errors += len(connection.calls)
         self.calls.invocations.stop(connection, INVOCATION_STOPPED)
         log.info("worker disconnected", extra={"worker_id": connection.id, "worker": connection.about.name})
@@ -106,6 +111,7 @@ class Bus:
 
     def changed(self, connection: Connection) -> None:
         """Tell the watchers that a connection is not as it was."""
+        self.revision += 1
         for watcher in list(self.watchers):
             try:
                 watcher(connection)

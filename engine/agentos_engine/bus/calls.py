@@ -70,6 +70,8 @@ class Calls:
                         "invalid_message", f"the invocation id is longer than {limits.MAX_ID_LENGTH} characters"
                     )
                 _check_room(len(connection.outgoing), "the caller waits for")
+            if len(message.function_id or "") > limits.MAX_ID_LENGTH:
+                raise BusError("invalid_message", f"the function id is longer than {limits.MAX_ID_LENGTH} characters")
             namespace = _namespace(message.namespace)
             if connection.guard is not None:
                 connection.guard.call(connection, message, invocation_id, namespace)
@@ -93,7 +95,7 @@ class Calls:
         self.errors += 1
         if invocation_id is not None:
             body = frames.error_body(error.code, error.message, error.stacktrace)
-            connection.send(frames.failed(invocation_id, function_id, body))
+            connection.send(frames.failed(invocation_id, function_id[: limits.MAX_ID_LENGTH], body))
 
     def _forward(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
         function_id = message.function_id or ""
@@ -148,8 +150,6 @@ class Calls:
         if enqueue is None or action is None:
             raise BusError("enqueue_error", "No queue provider is installed: list iii-queue in config.yaml.")
         self.accepted += 1
-        if self.deferred is not None:
-            self.deferred(function_id)
         metadata = kept(message.metadata)
         receipt = enqueue(
             action.queue or "",
@@ -170,6 +170,8 @@ class Calls:
             except Exception:
                 self.refuse(connection, invocation_id, function_id, _internal_error("enqueue"))
             else:
+                if self.deferred is not None:
+                    self.deferred(function_id)
                 if invocation_id is not None:
                     connection.send(frames.result(invocation_id, function_id, value=value))
 
@@ -201,11 +203,13 @@ class Calls:
         traceparent: str | None = None,
         baggage: str | None = None,
         timeout: float | None = None,
+        origin: Connection | None = None,
     ) -> Call:
         """Call a function on behalf of a part of the engine, such as an HTTP request; ``data`` is raw JSON.
 
-        The caller is told the answer, or an error. ``timeout`` (seconds) can only shorten the function's own. Raises
-        BusError when nobody has the function, or the worker that has it is full.
+        The caller is told the answer, or an error. ``timeout`` (seconds) can only shorten the function's own. The call
+        counts among those of ``origin`` and ends with it. Raises BusError when nobody has the function, or the worker
+        that has it is full.
         """
         try:
             registration = self._choose(function_id, namespace)
@@ -214,8 +218,8 @@ class Calls:
                 payload = bytes(data) or b"null"
                 if registration is None:
                     function = self._own(function_id, namespace, len(payload))
-                    return self._run(function, context, payload, caller, "", timeout)
-                return self._run_remote(registration, context, payload, caller, "", timeout)
+                    return self._run(function, context, payload, caller, "", timeout, origin)
+                return self._run_remote(registration, context, payload, caller, "", timeout, origin)
             target = registration.connection
             _check_room(len(target.calls), "the worker has")
         except BusError:
@@ -224,7 +228,7 @@ class Calls:
         self.accepted += 1
         now = self._bus.clock.monotonic()
         allowed = _shorter(timeout, registration.timeout or self.timeout)
-        call = self.invocations.open(function_id, caller, "", target, None, allowed, now)
+        call = self.invocations.open(function_id, caller, "", target, origin, allowed, now)
         frame = frames.invoke(
             registration.local_id,
             data,
@@ -250,6 +254,7 @@ class Calls:
         traceparent: str | None = None,
         baggage: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - the bus ends the call, also for those who do not await
+        origin: Connection | None = None,
     ) -> bytes | None:
         """Call a function and return its raw JSON result, None for none. Raises BusError. Cancelling abandons the call."""
         caller = FutureCaller()
@@ -262,6 +267,7 @@ class Calls:
             traceparent=traceparent,
             baggage=baggage,
             timeout=timeout,
+            origin=origin,
         )
         try:
             return await caller.future
@@ -325,7 +331,7 @@ class Calls:
         if registration is None:
             return None
         target = registration.connection
-        if target.silent:
+        if target.silent and registration.remote is None:
             raise BusError(
                 "worker_unresponsive",
                 f"Function {function_id}: its worker has not been heard of for {limits.SILENT_AFTER:g} s "
@@ -353,8 +359,10 @@ class Calls:
         caller: Caller,
         caller_id: str,
         timeout: float | None = None,
+        origin: Connection | None = None,
     ) -> Call:
         """Carry out one of the engine's own functions. Raises BusError for one that fails at once."""
+        _check_voids(context, caller)
         self.accepted += 1
         try:
             value = function.handler(context, data)
@@ -380,8 +388,10 @@ class Calls:
         caller: Caller,
         caller_id: str,
         timeout: float | None = None,
+        origin: Connection | None = None,
     ) -> Call:
         assert registration.remote is not None
+        _check_voids(context, caller)
         self.accepted += 1
         now = self._bus.clock.monotonic()
         limit = _shorter(timeout, registration.timeout or self.timeout)
@@ -469,6 +479,11 @@ def _shorter(first: float | None, second: float | None) -> float | None:
     if first is None or second is None:
         return second if first is None else first
     return min(first, second)
+
+
+def _check_voids(context: Context, caller: Caller) -> None:
+    if caller is NOBODY and context.connection is not None:
+        _check_room(context.connection.voids, "the engine is still carrying out for this worker")
 
 
 def _check_room(in_flight: int, who: str) -> None:

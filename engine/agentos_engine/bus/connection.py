@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from agentos_engine.bus.guard import Guard
     from agentos_engine.bus.invocations import Call
     from agentos_engine.bus.registry import Registration
-    from agentos_engine.triggers.registry import Binding
+    from agentos_engine.triggers.registry import Binding, Provided
 
 DEFAULT_NAMESPACE = "default"
 """The iii namespace of whoever names none."""
@@ -93,7 +93,7 @@ class Connection:
     """More waits to be sent than its socket takes."""
     registrations: "dict[str, Registration]" = field(default_factory=dict)
     bindings: "dict[str, Binding]" = field(default_factory=dict)
-    trigger_types: set[str] = field(default_factory=set)
+    trigger_types: "dict[str, Provided]" = field(default_factory=dict)
     """Custom trigger types that this worker provides."""
     registered_bytes: int = 0
     calls: "dict[str, Call]" = field(default_factory=dict)
@@ -102,8 +102,12 @@ class Connection:
     """Ids of calls that nobody waits for any more, but this worker may yet answer: no other call gets such an id."""
     outgoing: "set[Call]" = field(default_factory=set)
     """Calls that this worker made and waits for."""
+    voids: int = 0
+    """Calls without an answer that this worker made and that the engine is still carrying out."""
     when_idle: list[Callable[[], None]] = field(default_factory=list)
     """Called once the last of ``calls`` has ended."""
+    refusals: int = 0
+    """Registrations that were refused."""
     faults: int = 0
     """Frames that could not be understood."""
 

@@ -56,12 +56,15 @@ class Functions:
     def __init__(self) -> None:
         self._functions: dict[str, Function] = {}
         self._families: dict[str, Function] = {}
+        self.revision = 0
+        """Grows with every change."""
 
     def __iter__(self) -> Iterator[Function]:
         return iter(self._functions.values())
 
     def add(self, function_id: str, handler: Handler, description: str = "") -> None:
         """Serve a function; one of the same id is replaced."""
+        self.revision += 1
         self._functions[function_id] = Function(function_id, handler, description)
 
     def add_family(self, segment: str, handler: Handler, description: str = "") -> None:
@@ -70,6 +73,7 @@ class Functions:
 
     def remove(self, function_id: str) -> None:
         """Serve a function no longer; an unknown one is ignored."""
+        self.revision += 1
         self._functions.pop(function_id, None)
 
     def get(self, function_id: str) -> Function | None:

@@ -25,3 +25,7 @@ class Guard(Protocol):
     def sees_id(self, function_id: str) -> bool:
         """The same for one of the engine's own."""
         ...
+
+    def sees_trigger_type(self, trigger_type: str) -> bool:
+        """The same for a trigger type."""
+        ...

@@ -45,7 +45,19 @@ class Call:
     ``target`` is None when the engine carries it out itself; ``timeout`` is in seconds, None for as long as it takes.
     """
 
-    __slots__ = ("caller", "caller_id", "function_id", "id", "open", "origin", "started", "target", "task", "timeout")
+    __slots__ = (
+        "caller",
+        "caller_id",
+        "function_id",
+        "id",
+        "open",
+        "origin",
+        "started",
+        "target",
+        "task",
+        "timeout",
+        "void_of",
+    )
 
     def __init__(
         self,
@@ -69,6 +81,13 @@ class Call:
         self.open = True
         self.task: asyncio.Task[None] | None = None
         """What carries it out in the engine."""
+        self.void_of: Connection | None = None
+
+    def count_void(self, connection: Connection | None) -> None:
+        """Count it among the calls of a worker that nobody waits for; it goes on when the worker has gone."""
+        if connection is not None:
+            self.void_of = connection
+            connection.voids += 1
 
 
 def _taken(target: Connection, invocation_id: str) -> bool:
@@ -124,6 +143,8 @@ class Invocations:
         if not call.open:
             return False
         call.open = False
+        if call.void_of is not None:
+            call.void_of.voids -= 1
         target = call.target
         if target is not None:
             del target.calls[call.id]

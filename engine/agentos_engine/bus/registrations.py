@@ -1,7 +1,6 @@
 """What workers register: functions, triggers, trigger types. Refusals are told and never end a connection."""
 
 import logging
-import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_LOGGED = 20
+"""Refusals of one connection that are logged."""
 MAX_TIMEOUT = 7 * 24 * 3600.0
 """Longest ``timeout_ms`` in a function's metadata, in seconds."""
 
@@ -41,13 +42,20 @@ class Registrations:
         self._bus = bus
         self.remote_functions = RemoteFunctions()
 
-    def function(self, connection: Connection, message: Message, frame: bytes, function_id: str | None = None) -> None:
-        """Register a function; under another ``function_id`` when its listener gives one."""
+    def _log(self, connection: Connection, text: str, reason: str, **more: str) -> None:
+        """One line for each of a connection's first refusals: a worker in a loop must not fill the log."""
+        connection.refusals += 1
+        if connection.refusals <= MAX_LOGGED:
+            about = {"worker_id": connection.id, "worker": connection.about.name, **more}
+            log.warning(text, reason[:500], extra=about)
+
+    def function(self, connection: Connection, message: Message, frame: bytes, function_id: str | None = None) -> bool:
+        """Register a function; under another ``function_id`` when its listener gives one. False when it is refused."""
         local_id = message.id or ""
         function_id = local_id if function_id is None else function_id
-        if reserved(function_id):
+        if reserved(function_id) or self._bus.functions.get(function_id) is not None:
             self._taken(connection, function_id, local_id, None)
-            return
+            return False
         new = function_id not in connection.registrations
         try:
             if new and len(connection.registrations) >= limits.MAX_FUNCTIONS:
@@ -58,12 +66,14 @@ class Registrations:
         except BusError as error:
             problem = f"function {function_id[:200]!r} is not registered: {error.message}"
             self.refuse(connection, problem)
-            return
+            return False
         owner = self._bus.registry.add(registration)
         if owner is not None:
             self._taken(connection, function_id, local_id, owner)
-        elif new:
+            return False
+        if new:
             self._bus.changed(connection)
+        return True
 
     def _registration(
         self, connection: Connection, message: Message, function_id: str, local_id: str, size: int
@@ -98,13 +108,10 @@ class Registrations:
         )
 
     def _taken(self, connection: Connection, function_id: str, local_id: str, owner: Connection | None) -> None:
-        log.warning(
-            "function refused: its id belongs to %s",
-            "the engine" if owner is None else "another worker",
-            extra={"worker_id": connection.id, "worker": connection.about.name, "function_id": function_id[:200]},
-        )
+        whose = "the engine" if owner is None else "another worker"
+        self._log(connection, "function refused: its id belongs to %s", whose, function_id=function_id[:200])
         owner_id = "engine" if owner is None else owner.id
-        connection.send(frames.function_refused(local_id, connection.namespace, owner_id))
+        connection.send(frames.function_refused(local_id[: limits.MAX_ID_LENGTH], connection.namespace, owner_id))
 
     def unregister_function(self, connection: Connection, function_id: str) -> None:
         """Remove a function of a connection."""
@@ -148,13 +155,13 @@ class Registrations:
     def refuse_trigger(self, connection: Connection, message: Message, error: BusError) -> None:
         """Tell a worker that a trigger is not registered."""
         trigger_type = message.trigger_type or ""
-        log.warning(
-            "trigger refused: %s",
-            error.message[:500],
-            extra={"worker_id": connection.id, "worker": connection.about.name, "trigger_type": trigger_type[:200]},
+        self._log(connection, "trigger refused: %s", error.message, trigger_type=trigger_type[:200])
+        body, longest = frames.error_body(error.code, error.message), limits.MAX_ID_LENGTH
+        connection.send(
+            frames.trigger_refused(
+                (message.id or "")[:longest], trigger_type[:longest], (message.function_id or "")[:longest], body
+            )
         )
-        body = frames.error_body(error.code, error.message)
-        connection.send(frames.trigger_refused(message.id or "", trigger_type, message.function_id or "", body))
 
     def trigger_type(self, connection: Connection, message: Message, frame: bytes) -> None:
         """Register a trigger type."""
@@ -167,6 +174,7 @@ class Registrations:
                     listable(message.description, "description"),
                     listable(message.trigger_request_format, "trigger request format"),
                     listable(message.call_request_format, "call request format"),
+                    size=len(frame),
                 )
             )
         except ValueError as error:
@@ -180,11 +188,7 @@ class Registrations:
 
     def refuse(self, connection: Connection, message: str) -> None:
         """Tell about a refusal for which the protocol has no message of its own; the connection stays open."""
-        log.warning(
-            "registration refused: %s",
-            message[:500],
-            extra={"worker_id": connection.id, "worker": connection.about.name},
-        )
+        self._log(connection, "registration refused: %s", message)
         connection.send(frames.connection_error("registration_refused", message))
 
 
@@ -200,6 +204,6 @@ def check_id(text: str, what: str) -> None:
 def _timeout(facts: dict[str, object]) -> float | None:
     """Seconds of ``timeout_ms`` in a function's metadata; what is no sensible number is ignored."""
     value = facts.get("timeout_ms")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         return None
-    return min(value / 1000, MAX_TIMEOUT)
+    return value / 1000 if value < MAX_TIMEOUT * 1000 else MAX_TIMEOUT

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from agentos_contracts.patterns import BUILT_IN_IDS, RESERVED_SEGMENTS
 
+from agentos_engine import limits
 from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
 
 BALANCED = "balanced"
@@ -54,13 +55,15 @@ class Owners:
         count = len(registrations)
         if count == 1:
             return registrations[0]
-        best, best_rank, best_at = registrations[0], (2, 0), 0
+        best, best_rank, best_at = registrations[0], (3, 0), 0
         for step in range(count):
             at = (self.turn + step) % count
             connection = registrations[at].connection
             away = 1 if connection.draining or connection.congested else 0
-            rank = (2 if connection.silent else away, len(connection.calls))
-            if step == 0 or rank < best_rank:
+            if connection.silent or (away and connection.link.unsent() > limits.MAX_UNSENT):
+                away = 2
+            rank = (away, len(connection.calls))
+            if rank < best_rank:
                 best, best_rank, best_at = registrations[at], rank, at
                 if rank == (0, 0):
                     break
@@ -83,6 +86,8 @@ class Registry:
 
     def __init__(self, routing: str = BALANCED) -> None:
         self.routing = routing
+        self.revision = 0
+        """Grows with every change."""
         self._namespaces: dict[str, dict[str, Owners]] = {DEFAULT_NAMESPACE: {}}
         self._default = self._namespaces[DEFAULT_NAMESPACE]
 
@@ -106,6 +111,7 @@ class Registry:
             owners = functions[function_id] = Owners()
         elif former is None and self.routing == FIRST_WINS:
             return owners.registrations[0].connection
+        self.revision += 1
         connection.registrations[function_id] = registration
         connection.registered_bytes += registration.size
         if former is None:
@@ -120,6 +126,7 @@ class Registry:
         registration = connection.registrations.pop(function_id, None)
         if registration is None:
             return False
+        self.revision += 1
         connection.registered_bytes -= registration.size
         functions = self._namespaces[connection.namespace]
         owners = functions[function_id]
@@ -152,6 +159,11 @@ class Registry:
         """Return the registration that gets the next call of a function; None when there is none."""
         owners = self.owners(function_id, namespace)
         return owners.pick() if owners is not None else None
+
+    def find(self, function_id: str) -> list[Registration]:
+        """Return the newest registration of a function in each iii namespace that has it."""
+        found = (functions.get(function_id) for functions in self._namespaces.values())
+        return [owners.registrations[-1] for owners in found if owners is not None]
 
     def elsewhere(self, function_id: str) -> list[str]:
         """Return the iii namespaces in which a function is registered."""

@@ -70,6 +70,7 @@ class WorkerServer:
         self._server: asyncio.Server | None = None
         self._pinger: asyncio.Task[None] | None = None
         self._all_gone: asyncio.Event | None = None
+        self.closing = False
 
     async def listen(self, host: str, port: int) -> int:
         """Start to listen and return the port. Raises OSError when that is not possible."""
@@ -88,6 +89,7 @@ class WorkerServer:
 
     def stop_listening(self) -> None:
         """Refuse new connections at the TCP level: workers try again until the next engine is there."""
+        self.closing = True
         if self._server is not None:
             self._server.close()
 
@@ -158,6 +160,9 @@ class _Socket(picows.WSListener, Link):
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
         """Admit the peer, or tell it why not: after the upgrade, since some SDKs give up at an HTTP status."""
         self._transport = transport
+        if self._server.closing:  # the TCP connection was there before the end
+            self.abort()
+            return
         if len(self._server.sockets) >= limits.MAX_CONNECTIONS:
             log.warning("connection cut: there are %d already", limits.MAX_CONNECTIONS)
             self.abort()

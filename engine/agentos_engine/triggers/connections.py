@@ -8,14 +8,19 @@ receiver that keeps the newest entry per ``worker_id`` is right. Connections tha
 
 from datetime import UTC, datetime
 
+from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import ANONYMOUS, Connection
 from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.registry import Registration
 from agentos_engine.protocol import frames
 from agentos_engine.triggers.registry import Binding
 
 TYPE = "engine::connections"
 
+MAX_AT_ONCE = 1 << 20
+"""Bytes of one message; and of one turn, after which the next one waits for SLOW seconds."""
+SLOW = 0.25
 COALESCE = 0.01
 """Seconds for which changes are gathered: a worker that starts registers many functions one by one."""
 
@@ -34,7 +39,7 @@ class ConnectionsTrigger:
 
     def bind(self, binding: Binding) -> None:
         """Start telling a function. Raises BusError FORBIDDEN when identities are known and it is not the operator."""
-        peer = binding.connection.peer if binding.connection is not None else ANONYMOUS
+        peer = binding.maker
         if peer is not ANONYMOUS and peer.role != "operator":
             raise BusError("FORBIDDEN", f"{TYPE} is for the operator; a {peer.role} may not bind to it")
         self._told[binding] = False
@@ -49,32 +54,59 @@ class ConnectionsTrigger:
             self._changed[connection.id] = connection
             self._schedule()
 
-    def _schedule(self) -> None:
+    def _schedule(self, seconds: float = COALESCE) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._bus.clock.call_later(COALESCE, self._flush)
+            self._bus.clock.call_later(seconds, self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
+        targets = {binding: self._target(binding) for binding in self._told}
+        for target in targets.values():
+            if target is not None and target.connection.link.unsent() > limits.MAX_UNSENT:
+                self._schedule(SLOW)  # changes are gathered until it has read what it has
+                return
         changed, self._changed = self._changed, {}
-        for binding, told in list(self._told.items()):
-            target = self._target(binding)
+        sent = 0
+        for binding, target in targets.items():
             if target is None:
                 # Not registered yet, or not any more. When it comes back, that is a change, and it gets a snapshot.
                 self._told[binding] = False
                 continue
-            connections = changed if told else self._bus.connections
-            if connections:
-                payload = {"snapshot": not told, "connections": [entry(each) for each in connections.values()]}
-                target.send(frames.invoke(binding.function_id, frames.text(payload), metadata=binding.metadata))
+            snapshot = not self._told[binding]
+            connections = self._bus.connections if snapshot else changed
+            sent += self._tell(binding, target, snapshot, list(connections.values()))
             self._told[binding] = True
+        if sent > MAX_AT_ONCE:
+            self._schedule(SLOW)  # what changes again and again, with much to tell, is told less often
 
-    def _target(self, binding: Binding) -> Connection | None:
+    def _tell(self, binding: Binding, target: Registration, snapshot: bool, connections: list[Connection]) -> int:
+        """Send entries, in several messages when they are large; returns the bytes."""
+        parts: list[list[bytes]] = [[]]
+        size = sent = 0
+        for connection in connections:
+            part = frames.text(entry(connection))
+            if size + len(part) > MAX_AT_ONCE and parts[-1]:
+                parts.append([])
+                size = 0
+            parts[-1].append(part)
+            size += len(part)
+        for part in parts:
+            if part or snapshot:
+                flag = b"true" if snapshot else b"false"
+                payload = b'{"snapshot":%s,"connections":[%s]}' % (flag, b",".join(part))
+                frame = frames.invoke(target.local_id, payload, metadata=binding.metadata)
+                target.connection.send(frame)
+                sent += len(frame)
+            snapshot = False
+        return sent
+
+    def _target(self, binding: Binding) -> Registration | None:
         own = binding.connection
         if own is not None and binding.function_id in own.registrations:
-            return own
+            return own.registrations[binding.function_id]
         registration = self._bus.registry.choose(binding.function_id, binding.namespace)
-        return registration.connection if registration is not None else None
+        return registration if registration is not None and registration.remote is None else None
 
 
 def entry(connection: Connection) -> dict[str, object]:

@@ -12,11 +12,15 @@ from typing import Protocol
 import msgspec
 
 from agentos_engine import limits
-from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
+from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection, Peer
 from agentos_engine.bus.errors import BusError
 from agentos_engine.protocol import frames
+from agentos_engine.protocol.messages import decode_error
 
 log = logging.getLogger(__name__)
+
+MAX_ERROR_TEXT = 2000
+"""Characters of a provider's error that are passed on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,11 +44,15 @@ class Binding:
     size: int = 0
     condition: str | None = None
     """A function that is asked first whether this one shall run."""
-    on_result: Callable[[bytes | None], None] | None = None
-    """Told once what the provider said: the raw error, or None when it took the binding."""
+    maker: Peer = ANONYMOUS
+    """Who made it, also when nobody owns it."""
+    on_result: Callable[[BusError | None], None] | None = None
+    """Told once what became of it: the error, or None when it is served."""
 
     def __post_init__(self) -> None:
         self.condition = condition_of(self.config)
+        if self.connection is not None:
+            self.maker = self.connection.peer
 
 
 class BuiltInType(Protocol):
@@ -68,6 +76,7 @@ class Provided:
     description: bytes | None = None
     trigger_request_format: bytes | None = None
     call_request_format: bytes | None = None
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -93,7 +102,10 @@ class TriggerRegistry:
         """By iii namespace and type; the newest is the one that serves."""
         self._bindings: dict[str, dict[str, list[Binding]]] = {}
         """By type and id; a reconnected worker and its old, half-open connection share an id."""
+        self._delivered: dict[tuple[str, str], tuple[Connection, Binding]] = {}
+        """By type and id: which provider has been given which binding."""
         self._ownerless: dict[str, Binding] = {}
+        self._ownerless_bytes = 0
 
     def __iter__(self) -> Iterator[Binding]:
         for of_type in self._bindings.values():
@@ -110,21 +122,23 @@ class TriggerRegistry:
     def serve(self, trigger_type: str, served: BuiltInType, description: str = "", *, shared: bool = True) -> None:
         """Serve a trigger type, those bindings to it included that wait. For ``shared`` see :class:`Served`."""
         entry = self.served[trigger_type] = Served(served, description, shared)
-        for bindings in list(self._bindings.get(trigger_type, {}).values()):
+        for trigger_id, bindings in list(self._bindings.get(trigger_type, {}).items()):
+            self._route(trigger_type, trigger_id)
             for binding in list(bindings):
                 try:
                     _join(entry, binding)
                 except BusError as error:
-                    body = frames.error_body(error.code, error.message)
-                    _tell(binding, body)
+                    _tell(binding, error)
 
     def unserve(self, trigger_type: str) -> None:
-        """Serve a trigger type no longer; its bindings wait until somebody does."""
+        """Serve a trigger type no longer; its bindings go to the worker that provides it, or wait for one."""
         entry = self.served.pop(trigger_type, None)
-        if entry is not None:
-            for bindings in list(self._bindings.get(trigger_type, {}).values()):
-                for binding in list(bindings):
-                    entry.served.unbind(binding)
+        if entry is None:
+            return
+        for trigger_id, bindings in list(self._bindings.get(trigger_type, {}).items()):
+            for binding in list(bindings):
+                entry.served.unbind(binding)
+            self._route(trigger_type, trigger_id)
 
     # Types of workers
 
@@ -136,27 +150,30 @@ class TriggerRegistry:
         connection, trigger_type = provided.connection, provided.trigger_type
         if trigger_type in self.served or trigger_type.startswith("engine::"):
             raise BusError("FORBIDDEN", f"trigger type {trigger_type} belongs to the engine; choose another id")
-        if len(connection.trigger_types) >= limits.MAX_FUNCTIONS:
+        former = connection.trigger_types.get(trigger_type)
+        size = provided.size - (former.size if former is not None else 0)
+        if former is None and len(connection.trigger_types) >= limits.MAX_FUNCTIONS:
             raise BusError("limit_exceeded", f"a connection has at most {limits.MAX_FUNCTIONS} trigger types")
+        if connection.registered_bytes + size > limits.MAX_REGISTERED:
+            raise BusError("limit_exceeded", f"a connection registers at most {limits.MAX_REGISTERED} bytes")
+        connection.registered_bytes += size
+        connection.trigger_types[trigger_type] = provided
         providers = self._providers.setdefault((connection.namespace, trigger_type), [])
         providers[:] = [each for each in providers if each.connection is not connection]
         providers.append(provided)
-        connection.trigger_types.add(trigger_type)
-        self._deliver_all(trigger_type, connection)
+        self._route_all(trigger_type, anew=connection)
 
     def withdraw(self, connection: Connection, trigger_type: str) -> None:
         """A worker no longer provides a type; its bindings go to the next provider or are parked."""
-        key = (connection.namespace, trigger_type)
-        providers = self._providers.get(key, [])
-        if all(each.connection is not connection for each in providers):
+        provided = connection.trigger_types.pop(trigger_type, None)
+        if provided is None:
             return
-        was_current = providers[-1].connection is connection
-        providers[:] = [each for each in providers if each.connection is not connection]
-        connection.trigger_types.discard(trigger_type)
-        if not providers:
+        connection.registered_bytes -= provided.size
+        key = (connection.namespace, trigger_type)
+        self._providers[key].remove(provided)
+        if not self._providers[key]:
             del self._providers[key]
-        elif was_current:
-            self._deliver_all(trigger_type, providers[-1].connection)
+        self._route_all(trigger_type)
 
     # Bindings
 
@@ -166,44 +183,47 @@ class TriggerRegistry:
         Raises BusError when it is refused.
         """
         connection = binding.connection
-        self.unbind(connection, binding.id)
+        self.unbind(connection, binding.id, replaced=binding)
         held = self._ownerless if connection is None else connection.bindings
+        size = self._ownerless_bytes if connection is None else connection.registered_bytes
+        owner = "the engine" if connection is None else "a connection"
+        problem = ""
         if len(held) >= limits.MAX_FUNCTIONS:
-            owner = "a connection" if connection is not None else "the engine"
-            raise BusError("limit_exceeded", f"{owner} has at most {limits.MAX_FUNCTIONS} triggers")
-        if connection is not None:
-            if connection.registered_bytes + binding.size > limits.MAX_REGISTERED:
-                raise BusError("limit_exceeded", f"a connection registers at most {limits.MAX_REGISTERED} bytes")
-            connection.registered_bytes += binding.size
+            problem = f"{owner} has at most {limits.MAX_FUNCTIONS} triggers"
+        elif size + binding.size > limits.MAX_REGISTERED:
+            problem = f"{owner} keeps at most {limits.MAX_REGISTERED} bytes of registrations"
+        if problem:
+            self._route(binding.trigger_type, binding.id)  # the one that was to be replaced is gone
+            raise BusError("limit_exceeded", problem)
+        self._count(connection, binding.size)
         held[binding.id] = binding
         self._bindings.setdefault(binding.trigger_type, {}).setdefault(binding.id, []).append(binding)
         if (entry := self.served.get(binding.trigger_type)) is not None:
             _join(entry, binding)
             _acknowledge(binding, None)
-        elif (provider := self._provider(binding)) is not None:
-            _deliver(provider, binding)
         else:
-            log.info("trigger parked until its type exists", extra={"trigger_type": binding.trigger_type})
+            self._route(binding.trigger_type, binding.id)
 
-    def unbind(self, connection: Connection | None, trigger_id: str) -> bool:
-        """Remove a binding of a connection (None: one that nobody owns); False when there is none of this id."""
+    def unbind(self, connection: Connection | None, trigger_id: str, replaced: Binding | None = None) -> bool:
+        """Remove a binding of a connection (None: one that nobody owns); False when there is none of this id.
+
+        ``replaced``: the one that takes its place at once, so that its provider need not be told of the end.
+        """
         held = self._ownerless if connection is None else connection.bindings
         binding = held.pop(trigger_id, None)
         if binding is None:
             return False
-        if connection is not None:
-            connection.registered_bytes -= binding.size
+        self._count(connection, -binding.size)
         of_type = self._bindings[binding.trigger_type]
         of_type[trigger_id].remove(binding)
-        gone = not of_type[trigger_id]
-        if gone:
+        if not of_type[trigger_id]:
             del of_type[trigger_id]
             if not of_type:
                 del self._bindings[binding.trigger_type]
         if (entry := self.served.get(binding.trigger_type)) is not None:
             _leave(entry, binding)
-        elif gone and (provider := self._provider(binding)) is not None:
-            provider.send(frames.unregister_trigger(trigger_id, binding.trigger_type))
+        elif replaced is None or replaced.trigger_type != binding.trigger_type:
+            self._route(binding.trigger_type, trigger_id)
         return True
 
     def find(self, trigger_id: str) -> Binding | None:
@@ -219,36 +239,41 @@ class TriggerRegistry:
 
     def move(self, connection: Connection, change: Callable[[], object], namespace: str) -> None:
         """Take all that a connection has into another iii namespace; ``change`` does so with the connection itself."""
-        former = connection.namespace
-        own = [
-            provided
-            for key, providers in list(self._providers.items())
-            if key[0] == former
-            for provided in list(providers)
-            if provided.connection is connection
-        ]
+        own = list(connection.trigger_types.values())
         bindings = list(connection.bindings.values())
         self.drop(connection)
         change()
         for provided in own:
-            self.provide(provided)
+            try:
+                self.provide(provided)
+            except BusError as error:
+                log.warning("trigger type not provided any more: %s", error.message)
         for binding in bindings:
             if binding.own_namespace:
                 binding.namespace = namespace
             try:
                 self.bind(binding)
             except BusError as error:
-                _tell(binding, frames.error_body(error.code, error.message))
+                _tell(binding, error)
 
     def result(self, provider: Connection, trigger_type: str, trigger_id: str, error: bytes | None) -> None:
         """A provider took a binding, or refused it with the raw JSON of an error: tell the workers that made it."""
-        if trigger_type not in provider.trigger_types:
+        given = self._delivered.get((trigger_type, trigger_id))
+        if given is None or given[0] is not provider:
             return
         for binding in self._bindings.get(trigger_type, {}).get(trigger_id, ()):
             if error is not None:
-                _tell(binding, error)
+                _tell(binding, _readable(error))
             else:
                 _acknowledge(binding, None)
+
+    def _count(self, connection: Connection | None, size: int) -> None:
+        if connection is None:
+            self._ownerless_bytes += size
+        else:
+            connection.registered_bytes += size
+
+    # Delivery to providers
 
     def _provider(self, binding: Binding) -> Connection | None:
         """The worker that serves a binding: of the namespace that was asked for, else of the own, else the default."""
@@ -259,10 +284,41 @@ class TriggerRegistry:
                 return providers[-1].connection
         return None
 
-    def _deliver_all(self, trigger_type: str, provider: Connection) -> None:
-        for bindings in self._bindings.get(trigger_type, {}).values():
-            if self._provider(bindings[-1]) is provider:
-                _deliver(provider, bindings[-1])
+    def _route_all(self, trigger_type: str, anew: Connection | None = None) -> None:
+        """Bring all bindings of a type to where they belong; ``anew``: a provider that gets its own once more."""
+        for trigger_id in list(self._bindings.get(trigger_type, ())):
+            self._route(trigger_type, trigger_id, anew)
+
+    def _route(self, trigger_type: str, trigger_id: str, anew: Connection | None = None) -> None:
+        """See to it that the right provider, and no other, has the newest binding of an id."""
+        key = (trigger_type, trigger_id)
+        bindings = self._bindings.get(trigger_type, {}).get(trigger_id)
+        binding = bindings[-1] if bindings and trigger_type not in self.served else None
+        provider = self._provider(binding) if binding is not None else None
+        given = self._delivered.get(key)
+        if given is not None and given[0] is not provider:
+            del self._delivered[key]
+            if not given[0].closed:
+                given[0].send(frames.unregister_trigger(trigger_id, trigger_type))
+            given = None
+        if binding is None:
+            return
+        if provider is None:
+            log.debug("trigger parked until its type exists", extra={"trigger_type": trigger_type})
+        elif given is None or given[1] is not binding or provider is anew:
+            self._deliver(provider, binding)
+
+    def _deliver(self, provider: Connection, binding: Binding) -> None:
+        namespace = None if binding.namespace == DEFAULT_NAMESPACE else binding.namespace
+        frame = frames.register_trigger(
+            binding.id, binding.trigger_type, binding.function_id, binding.config, binding.metadata, namespace
+        )
+        if len(frame) > provider.max_frame:
+            text = f"the binding has {len(frame)} bytes, more than the SDK of the type's provider takes"
+            _tell(binding, BusError("payload_too_large", text))
+            return
+        self._delivered[(binding.trigger_type, binding.id)] = (provider, binding)
+        provider.send(frame)
 
 
 def _group(binding: Binding) -> tuple[object, ...]:
@@ -297,39 +353,46 @@ def _leave(entry: Served, binding: Binding) -> None:
     group = entry.groups.get(key, [])
     if binding not in group:
         return
-    was_serving = group[0].connection is binding.connection
+    serving = group[0].connection
     group.remove(binding)
-    if was_serving:
-        entry.served.unbind(binding)
     if not group:
         del entry.groups[key]
-    elif was_serving and group[0].connection is not binding.connection:
-        # The connections stand in the order of their first binding, but those of one need not be neighbours.
-        for each in [other for other in group if other.connection is group[0].connection]:
+    if serving is not binding.connection:
+        return
+    entry.served.unbind(binding)
+    # The bindings of one connection need not be neighbours; the one that serves goes on as long as it has any.
+    mates = [each for each in group if each.connection is serving]
+    if mates:
+        group[:] = mates + [each for each in group if each.connection is not serving]
+        return
+    for each in [other for other in group if other.connection is group[0].connection]:
+        try:
             entry.served.bind(each)
+        except BusError as error:
+            _tell(each, error)
 
 
-def _deliver(provider: Connection, binding: Binding) -> None:
-    namespace = None if binding.namespace == DEFAULT_NAMESPACE else binding.namespace
-    provider.send(
-        frames.register_trigger(
-            binding.id, binding.trigger_type, binding.function_id, binding.config, binding.metadata, namespace
-        )
-    )
-
-
-def _tell(binding: Binding, error: bytes) -> None:
-    """Tell whoever made a binding that it is refused; ``error`` is the raw JSON of an error object."""
+def _tell(binding: Binding, error: BusError) -> None:
+    """Tell whoever made a binding that it is refused."""
     if binding.connection is not None:
-        frame = frames.trigger_refused(binding.id, binding.trigger_type, binding.function_id, error)
+        body = frames.error_body(error.code, error.message)
+        frame = frames.trigger_refused(binding.id, binding.trigger_type, binding.function_id, body)
         binding.connection.send(frame)
     _acknowledge(binding, error)
 
 
-def _acknowledge(binding: Binding, error: bytes | None) -> None:
+def _acknowledge(binding: Binding, error: BusError | None) -> None:
     if binding.on_result is not None:
         on_result, binding.on_result = binding.on_result, None
         on_result(error)
+
+
+def _readable(error: bytes) -> BusError:
+    """A provider's error, in the form and size that can be passed on."""
+    body = decode_error(msgspec.Raw(error))
+    if body is None:
+        return BusError("trigger_registration_failed", "the provider of the trigger type refused it without a reason")
+    return BusError(body.code[:100], body.message[:MAX_ERROR_TEXT])
 
 
 def _canonical(config: bytes | None) -> bytes:
