@@ -502,3 +502,23 @@ def test_the_library_behind_it_is_loaded_with_the_first_request_only():
     code = "import sys, agentos_engine.http_functions; print(sorted({'httpcore', 'anyio', 'h11'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+async def test_head_and_body_of_a_small_request_come_in_one_piece():
+    pieces = []
+
+    async def serve(reader, writer):
+        pieces.append(await reader.read(1 << 16))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = OutboundClient(UrlRules(block_private_ips=False, require_https=False))
+    try:
+        for _ in range(5):
+            await client.post_json(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", b'{"a":1}')
+    finally:
+        await client.close()
+        server.close()
+    assert [piece.endswith(b'\r\n\r\n{"a":1}') for piece in pieces] == [True] * 5

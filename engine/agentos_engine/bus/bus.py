@@ -150,8 +150,15 @@ class Bus:
         message = decode(frame)
         if isinstance(message, Malformed):
             self._malformed(connection, message)
-        elif connection.guard is None or not connection.guard.receive(connection, message, frame):
-            self.carry_out(connection, message, frame)
+            return
+        try:
+            if connection.guard is None or not connection.guard.receive(connection, message, frame):
+                self.carry_out(connection, message, frame)
+        except Exception:
+            log.exception("a message could not be carried out", extra={"worker_id": connection.id})
+            if message.type == "invokefunction" and message.invocation_id:
+                error = BusError("internal_error", "the engine failed; its log says why")
+                self.calls.refuse(connection, message.invocation_id, message.function_id or "", error)
 
     def carry_out(self, connection: Connection, message: Message, frame: bytes) -> None:
         """Do what a message says."""

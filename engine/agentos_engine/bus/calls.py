@@ -371,9 +371,11 @@ class Calls:
         except Exception as error:
             raise _internal_error(context.function_id) from error
         now = self._bus.clock.monotonic()
-        origin = context.connection if caller is not NOBODY else None
+        origin = origin or (context.connection if caller is not NOBODY else None)
         limit = _shorter(timeout, self.timeout)
         call = self.invocations.open(context.function_id, caller, caller_id, None, origin, limit, now)
+        if caller is NOBODY:
+            call.count_void(context.connection)
         if inspect.isawaitable(value):
             call.task = self._bus.spawn(self._finish(call, value))
         else:
@@ -395,8 +397,10 @@ class Calls:
         self.accepted += 1
         now = self._bus.clock.monotonic()
         limit = _shorter(timeout, registration.timeout or self.timeout)
-        origin = context.connection if caller is not NOBODY else None
+        origin = origin or (context.connection if caller is not NOBODY else None)
         call = self.invocations.open(registration.function_id, caller, caller_id, None, origin, limit, now)
+        if caller is NOBODY:
+            call.count_void(context.connection)
         answer = registration.remote(data, call.id, traceparent=context.traceparent, baggage=context.baggage)
         call.task = self._bus.spawn(self._finish(call, answer, raw=True))
         return call
