@@ -48,7 +48,7 @@ class Engine:
         self.bus = Bus(clock=clock, call_timeout=timeout, routing=ours.routing)
         self.channels = Channels(self.bus.clock)
         engine.install(self.bus)
-        Listings(self.bus)
+        Listings(self.bus, lambda: [f"iii-{key}" for key in self.modules])
         unserved.install(self.bus)
         channels.install(self.bus, self.channels)
         ConnectionsTrigger(self.bus)

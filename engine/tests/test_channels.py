@@ -714,7 +714,7 @@ def create(channels):
 
 
 @pytest.mark.parametrize(
-    "data", [b"{}", b'{"buffer_size":null}', b'{"buffer_size":5,"other":1}', b'{"buffer_size":9999}']
+    "data", [b"null", b"{}", b'{"buffer_size":null}', b'{"buffer_size":5,"other":1}', b'{"buffer_size":9999}']
 )
 def test_create_answers_with_both_refs(create, channels, data):
     refs = create(data)
@@ -724,7 +724,7 @@ def test_create_answers_with_both_refs(create, channels, data):
 
 
 @pytest.mark.parametrize(
-    "data", [b"null", b"7", b'{"buffer_size":"5"}', b'{"buffer_size":-1}', b'{"buffer_size":1.5}', b"{"]
+    "data", [b"7", b'{"buffer_size":"5"}', b'{"buffer_size":-1}', b'{"buffer_size":1.5}', b"{"]
 )
 def test_create_refuses_what_it_cannot_read(create, channels, data):
     with pytest.raises(BusError, match="Failed to deserialize input for engine::channels::create: ") as caught:

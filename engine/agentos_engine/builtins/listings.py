@@ -5,7 +5,8 @@ means different things in the two lines, the version of the caller's SDK decides
 rules sees only what it may call.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +21,9 @@ from agentos_engine.triggers.registry import Binding, Served
 Found = TypeVar("Found")
 Form = TypeVar("Form")
 
+ENGINE = "engine"
+OPERATORS_TYPE = "engine::connections"
+VERSION = version("agentos-engine")
 MAX_BATCH = 32
 """Functions that one ``engine::functions::info`` may ask for."""
 MAX_LISTED = 8
@@ -70,10 +74,11 @@ class _Info(msgspec.Struct):
 
 
 class Listings:
-    """The functions, over one bus."""
+    """The functions, over one bus. ``modules`` gives the names of what runs inside the engine."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, modules: Callable[[], Iterable[str]] = tuple) -> None:
         self._bus = bus
+        self._modules = modules
         self._state = (-1, -1, -1)
         self._listed: dict[bytes, msgspec.Raw] = {}
         """Answers of ``engine::functions::list`` by payload, as long as nothing changes."""
@@ -112,7 +117,7 @@ class Listings:
         workers = {name for name in (wanted.worker, *(wanted.workers or ())) if name}
         internal = wanted.include_internal is True
         found = [
-            _function_entry(each)
+            function_entry(each)
             for each in self._visible(context)
             if (internal or not each.internal)
             and each.function_id.startswith(prefix)
@@ -120,11 +125,13 @@ class Listings:
             and (search in each.function_id.lower() or search in _described(each).lower())
             and (not workers or each.connection.about.name in workers)
         ]
-        if internal and not workers and wanted.namespace in (None, DEFAULT_NAMESPACE):
+        if not workers and wanted.namespace in (None, DEFAULT_NAMESPACE):
             found += [
                 _own_entry(each)
                 for each in self._own(context)
-                if each.function_id.startswith(prefix) and search in each.function_id.lower()
+                if (internal or not each.internal)
+                and each.function_id.startswith(prefix)
+                and (search in each.function_id.lower() or search in each.description.lower())
             ]
         return {"functions": sorted(found, key=lambda entry: (str(entry["function_id"]), str(entry["namespace"])))}
 
@@ -156,7 +163,7 @@ class Listings:
         found = [each for each in self._bus.registry.find(function_id) if guard is None or guard.sees(each)]
         chosen = _one([(each.connection.namespace, each) for each in found], namespace, f"Function {function_id}")
         connection = chosen.connection
-        entry = _function_entry(chosen)
+        entry = function_entry(chosen)
         triggers = [
             _binding_entry(each)
             for each in self._bus.triggers
@@ -184,6 +191,11 @@ class Listings:
             and wanted.runtime in (None, "", each.about.runtime)
             and wanted.namespace in (None, each.namespace)
         ]
+        guarded = context.connection is not None and context.connection.guard is not None
+        if _is_old(context.connection):  # that line hides who has not said who it is
+            entries = [each for each in entries if each["pid"] is not None]
+        if not guarded and not wanted.worker_id and wanted.runtime in (None, "", ENGINE):
+            entries += [each for each in map(_module_entry, self._modules()) if search in str(each["name"])]
         if wanted.status:
             entries = [each for each in entries if each["status"] == wanted.status]
         entries.sort(key=lambda each: (str(each["name"]), str(each["id"])))
@@ -191,13 +203,20 @@ class Listings:
 
     def _workers_info(self, context: Context, data: bytes) -> object:
         wanted = _read(context, data, _WorkersInfo)
+        if wanted.name in self._modules() and wanted.namespace in (None, DEFAULT_NAMESPACE):
+            return {
+                "worker": _module_entry(wanted.name),
+                "functions": [],
+                "trigger_types": [],
+                "registered_triggers": [],
+            }
         found = [(each.namespace, each) for each in self._bus.connections.values() if each.about.name == wanted.name]
         connection = _one(found, wanted.namespace, f"Worker {wanted.name}")
         functions = [each for each in connection.registrations.values() if _sees(context, each)]
         provided = [each for each in self._bus.triggers.provided if each.connection is connection]
         return {
             "worker": _worker_entry(connection, context),
-            "functions": [_function_entry(each) for each in functions],
+            "functions": [function_entry(each) for each in functions],
             "trigger_types": [_type_entry(each.trigger_type, connection, each.description) for each in provided],
             "registered_triggers": [
                 _binding_entry(each) for each in connection.bindings.values() if self._sees_binding(context, each)
@@ -210,15 +229,25 @@ class Listings:
         if _is_old(context.connection):
             wanted = _read(context, data, _TriggersList)
             return {"triggers": [_binding_entry(each) for each in self._bindings(context, wanted)]}
-        entries = [_type_entry(name, None, msgspec.json.encode(each.description)) for name, each in self._served()]
+        wanted = _read(context, data, _TriggersList)
+        search = (wanted.search or "").lower()
+        entries = [
+            _type_entry(name, None, msgspec.json.encode(each.description))
+            for name, each in self._served(wanted.include_internal is True)
+        ]
         entries += [
             _type_entry(each.trigger_type, each.connection, each.description) for each in self._bus.triggers.provided
+        ]
+        entries = [
+            each
+            for each in entries
+            if search in str(each["id"]).lower() and wanted.worker in (None, each["worker_name"])
         ]
         return {"triggers": _sorted(context, entries)}
 
     def _trigger_types_list(self, context: Context, data: bytes) -> object:
         entries: list[dict[str, object]] = [
-            {"id": name, "description": each.description} for name, each in self._served()
+            {"id": name, "description": each.description} for name, each in self._served(False)
         ]
         for each in self._bus.triggers.provided:
             entry: dict[str, object] = {"id": each.trigger_type, "description": _raw(each.description)}
@@ -263,7 +292,7 @@ class Listings:
             each
             for each in self._bus.triggers
             if self._sees_binding(context, each)
-            and (wanted.include_internal or not each.trigger_type.startswith("engine::connections"))
+            and (wanted.include_internal or each.trigger_type != OPERATORS_TYPE)
             and wanted.trigger_type in (None, each.trigger_type)
             and wanted.function_id in (None, each.function_id)
             and wanted.worker in (None, _owner_name(each))
@@ -280,8 +309,9 @@ class Listings:
         guard = context.connection.guard if context.connection is not None else None
         return (each for each in self._bus.functions if guard is None or guard.sees_id(each.function_id))
 
-    def _served(self) -> list[tuple[str, Served]]:
-        return list(self._bus.triggers.served.items())
+    def _served(self, internal: bool) -> list[tuple[str, Served]]:
+        """Types of the engine; the one for the operator is internal."""
+        return [each for each in self._bus.triggers.served.items() if internal or each[0] != OPERATORS_TYPE]
 
     def _sees_binding(self, context: Context, binding: Binding) -> bool:
         guard = context.connection.guard if context.connection is not None else None
@@ -335,7 +365,8 @@ def _described(function: Registration) -> str:
     return (function.description or b"").decode()
 
 
-def _function_entry(function: Registration) -> dict[str, object]:
+def function_entry(function: Registration) -> dict[str, object]:
+    """Return what is listed of a function."""
     return {
         "function_id": function.function_id,
         "namespace": function.connection.namespace,
@@ -355,7 +386,7 @@ def _own_entry(function: Function) -> dict[str, object]:
         "description": function.description,
         "request_format": None,
         "response_format": None,
-        "metadata": {"internal": True},
+        "metadata": {"internal": True} if function.internal else None,
     }
 
 
@@ -393,6 +424,29 @@ def _worker_entry(connection: Connection, context: Context) -> dict[str, object]
             "pod_uid": peer.pod_uid,
         }
     return entry
+
+
+def _module_entry(name: str) -> dict[str, object]:
+    """A part of the engine, as iii lists its own."""
+    return {
+        "id": name,
+        "name": name,
+        "namespace": DEFAULT_NAMESPACE,
+        "description": "",
+        "runtime": ENGINE,
+        "version": VERSION,
+        "os": None,
+        "ip_address": None,
+        "pid": None,
+        "isolation": "in-process",
+        "internal": True,
+        "status": "available",
+        "connected_at_ms": None,
+        "function_count": 0,
+        "functions": [],
+        "active_invocations": 0,
+        "latest_metrics": None,
+    }
 
 
 def _type_entry(trigger_type: str, provider: Connection | None, description: bytes | None) -> dict[str, object]:

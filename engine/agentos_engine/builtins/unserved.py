@@ -25,4 +25,4 @@ def install(bus: Bus) -> None:
     bus.functions.add_family("sandbox", refuse, "Sandboxes: not served yet.")
     for function_id in BUILT_IN_IDS:
         if function_id.partition("::")[0] in ("worker", "compose"):
-            bus.functions.add(function_id, refuse, "Not served: the operator runs workers.")
+            bus.functions.add(function_id, refuse, "Not served: the operator runs workers.", internal=True)

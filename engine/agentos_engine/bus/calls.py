@@ -10,7 +10,7 @@ import msgspec
 
 from agentos_engine import limits
 from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
-from agentos_engine.bus.errors import ENGINE_STOPPING, BusError, function_not_found
+from agentos_engine.bus.errors import ENGINE_STOPPING, BusError, WorkerUnresponsive, function_not_found
 from agentos_engine.bus.functions import MISSING, Context, Function
 from agentos_engine.bus.invocations import NOBODY, Call, Caller, FutureCaller, Invocations, WorkerCaller
 from agentos_engine.bus.registry import Registration
@@ -99,7 +99,7 @@ class Calls:
 
     def _forward(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
         function_id = message.function_id or ""
-        registration = self._choose(function_id, namespace)
+        registration = self._choose(function_id, namespace, invocation_id is not None)
         if registration is None or registration.remote is not None:
             data = b"null" if is_null(message.data) else bytes(message.data)
             context = Context(
@@ -286,7 +286,7 @@ class Calls:
     ) -> bool:
         """Call a function without waiting; False when nobody has it. What becomes of it is not told."""
         try:
-            registration = self._choose(function_id, namespace)
+            registration = self._choose(function_id, namespace, waits=False)
         except BusError:
             self.errors += 1
             return False
@@ -326,17 +326,14 @@ class Calls:
 
     # Carrying out
 
-    def _choose(self, function_id: str, namespace: str) -> Registration | None:
+    def _choose(self, function_id: str, namespace: str, waits: bool = True) -> Registration | None:
+        """Who gets a call. One that nobody waits for may wait in the socket of a worker that is silent."""
         registration = self._bus.registry.choose(function_id, namespace)
         if registration is None:
             return None
         target = registration.connection
-        if target.silent and registration.remote is None:
-            raise BusError(
-                "worker_unresponsive",
-                f"Function {function_id}: its worker has not been heard of for {limits.SILENT_AFTER:g} s "
-                "and gets no calls until it is; is its event loop blocked?",
-            )
+        if target.silent and waits and registration.remote is None:
+            raise WorkerUnresponsive(function_id, limits.SILENT_AFTER)
         if target.congested and target.link.unsent() > limits.MAX_UNSENT:
             raise BusError("limit_exceeded", f"Function {function_id}: its worker does not read fast enough; try later")
         return registration

@@ -16,6 +16,17 @@ class BusError(Exception):
         self.stacktrace = stacktrace
 
 
+class WorkerUnresponsive(BusError):
+    """The only worker that has the function says nothing at present: the call was not made."""
+
+    def __init__(self, function_id: str, seconds: float) -> None:
+        super().__init__(
+            "worker_unresponsive",
+            f"Function {function_id}: its worker has not been heard of for {seconds:g} s and gets no calls until it is; "
+            "is its event loop blocked?",
+        )
+
+
 def function_not_found(function_id: str, namespace: str = "default", elsewhere: Iterable[str] = ()) -> BusError:
     """No live worker has the function in this iii namespace; ``elsewhere``: the namespaces that do have it.
 

@@ -48,6 +48,8 @@ class Function:
     function_id: str
     handler: Handler
     description: str
+    internal: bool = False
+    """Hidden from listings unless these ask for internal functions."""
 
 
 class Functions:
@@ -62,10 +64,11 @@ class Functions:
     def __iter__(self) -> Iterator[Function]:
         return iter(self._functions.values())
 
-    def add(self, function_id: str, handler: Handler, description: str = "") -> None:
-        """Serve a function; one of the same id is replaced."""
+    def add(self, function_id: str, handler: Handler, description: str = "", *, internal: bool = False) -> None:
+        """Serve a function; one of the same id is replaced. ``engine::*`` is internal in any case, but for queues."""
         self.revision += 1
-        self._functions[function_id] = Function(function_id, handler, description)
+        internal = internal or (function_id.startswith("engine::") and not function_id.startswith("engine::queue::"))
+        self._functions[function_id] = Function(function_id, handler, description, internal)
 
     def add_family(self, segment: str, handler: Handler, description: str = "") -> None:
         """Serve every other id of a function namespace, such as ``sandbox``."""

@@ -26,7 +26,7 @@ MAX_REGISTERED_VALUE = 1 << 20
 """Largest description, schema, metadata or config of one registration, in bytes."""
 
 
-class Action(msgspec.Struct):
+class Action(msgspec.Struct, omit_defaults=True):
     """How a caller wants a function called: ``type`` is ``void`` or ``enqueue``, the latter with a ``queue``.
 
     With an ``idempotency_key``, enqueuing the same once more gives the same receipt and no second job.

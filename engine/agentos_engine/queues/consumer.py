@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.errors import BusError, WorkerUnresponsive
 from agentos_engine.clock import Clock, Handle
 from agentos_engine.queues.names import label
 from agentos_engine.queues.schedule import Schedule
@@ -19,6 +19,8 @@ MAX_STORED = 512 << 20
 """Bytes of all waiting jobs of an engine."""
 KEEP_DEAD = Keep(count=10_000, size=256 << 20)
 """Dead jobs that one queue keeps; the oldest go first."""
+UNRESPONSIVE_WAIT = 1.0
+"""Seconds until a job is tried again whose only worker says nothing at present."""
 MAX_ERROR_LENGTH = 4096
 """Characters kept of the error of a failed attempt."""
 LOGGED = 500
@@ -178,6 +180,8 @@ class Consumer:
             await self._run(job)
         except NotNow:
             return 0.0
+        except WorkerUnresponsive:
+            return UNRESPONSIVE_WAIT  # it was not called, so that is no attempt
         except BusError as failure:
             error = failure
         except Exception:

@@ -5,6 +5,7 @@ together; ``engine::workers-available`` gets ``{"event": "worker_connected" | "w
 "worker_metadata_updated", "worker_id"}`` at once.
 """
 
+from agentos_engine.builtins.listings import function_entry
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import Connection
 from agentos_engine.protocol import frames
@@ -14,7 +15,7 @@ from agentos_engine.triggers.registry import Binding
 FUNCTIONS = "engine::functions-available"
 WORKERS = "engine::workers-available"
 
-GATHERING = 0.2
+GATHERING = 0.5
 """Seconds for which changes of functions are gathered: a worker that starts registers many one by one."""
 
 
@@ -64,7 +65,7 @@ class Availability:
         if known == self._known:
             return
         self._known = known
-        entries = [{"function_id": function_id, "namespace": namespace} for namespace, function_id in sorted(known)]
+        entries = [function_entry(each) for each in functions]
         payload = frames.text({"event": "functions_changed", "functions": entries})
         for binding in list(self._functions.bindings):
             self._firing.start(binding, payload)
