@@ -176,3 +176,22 @@ async def test_at_the_end_every_caller_hears_of_its_unfinished_call_before_its_c
         answer = await caller.receive("invocationresult")
         assert answer["error"]["code"] == "invocation_stopped"
     await stopping
+
+
+async def test_jobs_and_calls_that_nobody_waits_for_wait_for_a_silent_worker(run_engine):
+    running = await run_engine()
+    worker, caller = await running.connect(), await running.connect()
+    await worker.send(type="registerfunction", id="a::f")
+    await worker.settled()
+    connection = running.engine.bus.registry.choose("a::f").connection
+    connection.silent = True
+    action = {"type": "enqueue", "queue": "default"}
+    await caller.send(type="invokefunction", invocation_id="q", function_id="a::f", data="job", action=action)
+    assert "result" in await caller.receive("invocationresult")
+    await caller.send(type="invokefunction", function_id="a::f", data="void")
+    assert (await worker.receive("invokefunction"))["data"] == "void"
+    connection.silent = False
+    invoked = await worker.receive("invokefunction")
+    assert invoked["data"] == "job"
+    (job,) = [await running.engine.parts.queues.get(each.seq) for each in await running.engine.parts.queues.waiting()]
+    assert job.attempts_made == 0
