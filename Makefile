@@ -46,6 +46,7 @@ crds: setup ## write crds/ from the models in contracts
 
 docs: setup ## write the generated docs pages
 	@$(PY) -m agentos_contracts.reasons > docs/conditions.md
+	$(PY) -m tests.compat_table
 
 lint: setup ## format check, lint, types, import layers
 	@$(VENV)/bin/ruff format --check .

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from agentos_engine import limits
 from agentos_engine.builtins import channels, engine, unserved
@@ -21,6 +22,9 @@ from agentos_engine.server.paths import Gate
 from agentos_engine.triggers.availability import Availability
 from agentos_engine.triggers.connections import ConnectionsTrigger
 from agentos_engine.triggers.http import Http
+
+if TYPE_CHECKING:
+    from agentos_engine.storage.sqlite import SqliteStorage
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +68,21 @@ class Engine:
         self._sweep: Handle | None = None
         self._changing = asyncio.Lock()
         self._stopping = False
+        self._storage: SqliteStorage | None = None
         admin = Admin(self.bus, self._rest, lambda: self._ready)
         self._admin = HttpServer(admin.handle, max_buffered=limits.MAX_ADMIN_BUFFERED)
 
     async def start(self) -> Ports:
-        """Start all modules. Raises SettingsError when one cannot be started."""
+        """Start all modules. Raises SettingsError when one cannot be started, or what is stored cannot be used."""
         settings = self._settings
         host = settings.host or LOOPBACK
         try:
+            if settings.data_dir is not None:
+                # Not imported without need: an engine that keeps nothing does not pay for the database's library.
+                from agentos_engine.storage.sqlite import SqliteStorage
+
+                self._storage = await SqliteStorage.open(settings.data_dir)
+                self.parts.durable_values, self.parts.durable_queues = self._storage.values, self._storage.queues
             try:
                 admin = await self._admin.listen(host, settings.admin_port)
             except OSError as error:
@@ -138,6 +149,8 @@ class Engine:
             await self._stop(key)
         await self._admin.close()
         await self.bus.close()
+        if self._storage is not None:
+            await self._storage.close()
 
     async def _start(self, entry: Entry) -> None:
         module = make(self.parts, entry)
@@ -163,6 +176,9 @@ class Engine:
         return next((getattr(self.modules[each.key], "port", 0) for each in self.config.of_kind(kind)), 0)
 
     def _warn(self) -> None:
+        lasting = [each.key for each in self.config.entries.values() if getattr(each.options, "durable", None)]
+        if lasting and self._settings.data_dir is None:
+            log.warning("%s: kept in memory only; give --data-dir so that it survives the engine", ", ".join(lasting))
         if self._settings.verifier is not None:
             return
         for entry in self.config.of_kind("worker-manager"):

@@ -56,12 +56,23 @@ class Parts:
     gate: Gate
     settings: Settings
     metrics: CallMetrics
-    values: ValueStore = field(default_factory=MemoryValues)
-    queues: QueueStore = field(default_factory=MemoryQueueStore)
+    memory_values: ValueStore = field(default_factory=MemoryValues)
+    memory_queues: QueueStore = field(default_factory=MemoryQueueStore)
+    durable_values: ValueStore | None = None
+    durable_queues: QueueStore | None = None
+    """None when the engine has no folder for what must last."""
     liveness: Liveness = field(default_factory=Liveness)
     observability: Observability | None = None
     worker_url: str | None = None
     """Where workers of this machine find the engine; None when they need a token."""
+
+    def values(self, durable: bool | None) -> ValueStore:
+        """Return where values are kept: in memory when the configuration wants that, or nothing else is there."""
+        return self.memory_values if durable is False else self.durable_values or self.memory_values
+
+    def queues(self, durable: bool | None) -> QueueStore:
+        """The same for jobs."""
+        return self.memory_queues if durable is False else self.durable_queues or self.memory_queues
 
     def ingest(self, connection: Connection | None, kind: bytes, body: bytes) -> None:
         """Give telemetry to the module that is there for it at present."""
@@ -131,11 +142,14 @@ class Telemetry:
         """Take telemetry."""
         await self._made.start()
         self._parts.observability = self._made
+        if self._made.makes_spans:
+            self._parts.bus.spans = self._made
 
     async def stop(self) -> None:
         """Take no more; what waits is sent if that is possible soon."""
         if self._parts.observability is self._made:
             self._parts.observability = None
+            self._parts.bus.spans = None
         await self._made.stop()
         await self._client.close()
 
@@ -172,17 +186,17 @@ def make(parts: Parts, entry: Entry) -> Module:
         case options.Stream() as stream:
             return Streams(
                 bus=bus,
-                values=parts.values,
+                values=parts.values(stream.durable),
                 host=stream.host,
                 port=stream.port,
                 auth_function=stream.auth_function,
                 gate=parts.gate,
             )
         case options.State() as state:
-            return State(bus=bus, values=parts.values, max_value_bytes=state.max_value_bytes)
+            return State(bus=bus, values=parts.values(state.durable), max_value_bytes=state.max_value_bytes)
         case options.Queue() as queue:
             configs = {name: asdict(settings) for name, settings in queue.queue_configs}
-            return Queues(bus=bus, store=parts.queues, queue_configs=configs)
+            return Queues(bus=bus, store=parts.queues(queue.durable), queue_configs=configs)
         case options.PubSub():
             return PubSub(bus=bus)
         case options.Cron():

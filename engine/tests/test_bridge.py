@@ -115,7 +115,11 @@ async def test_a_forwarded_function_is_called_like_one_of_this_engine(run_engine
     )
     answer = await caller.receive("invocationresult")
     assert answer["result"]["echo"]["n"] == 1
-    assert (calls[0]["traceparent"], calls[0]["metadata"]) == (trace, {"k": "v"})
+    spans = here.engine.parts.observability.spans
+    (span,) = spans.trace("0af7651916cd43dd8448eb211c80319c")
+    assert (span.name, span.parent_span_id) == ("call remote::echo", "b7ad6b7169203331")
+    assert calls[0]["traceparent"] == f"00-{span.trace_id}-{span.span_id}-01"
+    assert calls[0]["metadata"] == {"k": "v"}
 
 
 async def test_an_exposed_function_can_be_called_from_the_other_engine(run_engine, link):

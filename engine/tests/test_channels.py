@@ -723,9 +723,7 @@ def test_create_answers_with_both_refs(create, channels, data):
     assert channels.find(refs["reader"]["channel_id"], refs["writer"]["access_key"]) is not None
 
 
-@pytest.mark.parametrize(
-    "data", [b"7", b'{"buffer_size":"5"}', b'{"buffer_size":-1}', b'{"buffer_size":1.5}', b"{"]
-)
+@pytest.mark.parametrize("data", [b"7", b'{"buffer_size":"5"}', b'{"buffer_size":-1}', b'{"buffer_size":1.5}', b"{"])
 def test_create_refuses_what_it_cannot_read(create, channels, data):
     with pytest.raises(BusError, match="Failed to deserialize input for engine::channels::create: ") as caught:
         create(data)

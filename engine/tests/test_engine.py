@@ -285,3 +285,32 @@ async def test_what_failed_to_start_is_tried_again_with_the_next_change(run_conf
     await running.engine.reload(parse(config_text(*entries, ("iii-pubsub", {})), {}))
     async with websockets.connect(f"ws://127.0.0.1:{port}/") as client:
         assert "workerregistered" in await client.recv()
+
+
+@pytest.mark.parametrize("method", ["file_based", "in_memory", None])
+async def test_with_a_data_folder_state_and_jobs_survive_the_engine_unless_memory_is_asked_for(
+    run_engine, tmp_path, method
+):
+    adapter = {} if method is None else {"adapter": {"name": "kv", "config": {"store_method": method}}}
+    path = tmp_path / "config.yaml"
+    path.write_text(config_text(MANAGER, ("iii-state", adapter), ("iii-queue", {})))
+    flags = ("--config", str(path), "--data-dir", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    first = await run_engine(*flags)
+    client = await first.connect()
+    await client.ask("state::set", {"scope": "s", "key": "k", "value": {"n": 1}})
+    action = {"type": "enqueue", "queue": "default"}
+    await client.send(type="invokefunction", invocation_id="q", function_id="a::later", data=7, action=action)
+    assert "result" in await client.receive("invocationresult")
+    await first.engine.stop()
+    second = await run_engine(*flags)
+    worker = await second.connect()
+    await worker.send(type="registerfunction", id="a::later")
+    kept = (await worker.ask("state::get", {"scope": "s", "key": "k"})).get("result")
+    assert kept == (None if method == "in_memory" else {"n": 1})
+
+
+async def test_the_engine_says_when_what_shall_last_is_kept_in_memory(run_config, caplog):
+    adapter = {"name": "kv", "config": {"store_method": "file_based"}}
+    await run_config(MANAGER, ("iii-state", {"adapter": adapter}))
+    assert "--data-dir" in caplog.text

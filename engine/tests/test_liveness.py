@@ -193,5 +193,8 @@ async def test_jobs_and_calls_that_nobody_waits_for_wait_for_a_silent_worker(run
     connection.silent = False
     invoked = await worker.receive("invokefunction")
     assert invoked["data"] == "job"
-    (job,) = [await running.engine.parts.queues.get(each.seq) for each in await running.engine.parts.queues.waiting()]
+    (job,) = [
+        await running.engine.parts.memory_queues.get(each.seq)
+        for each in await running.engine.parts.memory_queues.waiting()
+    ]
     assert job.attempts_made == 0

@@ -2,10 +2,13 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from agentos_engine.storage import queues
 from agentos_engine.storage.queues import Job, Keep, Key, MemoryQueueStore, Subscription
+from agentos_engine.storage.sqlite import SqliteStorage
 
 PLENTY = Keep(count=1000, size=1 << 30)
 
@@ -16,7 +19,16 @@ async def memory():
     yield MemoryQueueStore()
 
 
-STORES = [memory]
+@asynccontextmanager
+async def sqlite():
+    """A store on the disk."""
+    with TemporaryDirectory() as folder:
+        storage = await SqliteStorage.open(Path(folder))
+        yield storage.queues
+        await storage.close()
+
+
+STORES = [memory, sqlite]
 """Each makes an empty store, and removes what it leaves behind."""
 
 
@@ -191,6 +203,12 @@ class TestDead:
         assert [each.id for each in await dead(store)] == ["1", "2"]
         assert await bury(store, added[3].seq, keep=Keep(count=10, size=1)) == 2
         assert [each.id for each in await dead(store)] == ["3"]
+
+    async def test_the_one_that_died_last_is_kept_even_when_the_clock_was_set_back(self, store):
+        first, second = (await put(store, job(id="a"), job(id="b"))).waiting
+        await bury(store, first.seq, failed_at=20.0)
+        assert await bury(store, second.seq, failed_at=10.0, keep=Keep(count=1, size=1)) == 1
+        assert [each.id for each in await dead(store)] == ["b"]
 
     async def test_redriving_makes_them_wait_again_in_their_old_order(self, store):
         added = (await put(store, job(id="a"), job(id="b"), job(id="c"), job(queue="p"))).waiting

@@ -4,6 +4,9 @@ import asyncio
 import inspect
 import itertools
 import json
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from agentos_engine.builtins.queue import Queues
@@ -12,6 +15,7 @@ from agentos_engine.bus.errors import BusError
 from agentos_engine.config import SettingsError
 from agentos_engine.queues import consumer, topics
 from agentos_engine.storage.queues import Keep, MemoryQueueStore
+from agentos_engine.storage.sqlite import SqliteStorage
 
 HOUR = 3600.0
 
@@ -95,10 +99,44 @@ class LateStore:
         return late
 
 
-@pytest.fixture(params=[MemoryQueueStore, LateStore])
-def store(request):
+class WithoutThread:
+    """Takes the place of a storage thread: the clock of these tests stands still while a thread would work."""
+
+    def __init__(self, lane):
+        self._lane, self._thread = lane, lane._batches
+        lane._batches = self
+
+    def put(self, batch):
+        if batch is None:
+            self._thread.put(None)
+        else:
+            self._lane._carry_out(batch)
+            asyncio.get_running_loop().call_soon(self._lane._answer, batch)
+
+    def get(self):
+        return self._thread.get()
+
+
+@asynccontextmanager
+async def sqlite():
+    """A store on the disk."""
+    with TemporaryDirectory() as folder:
+        storage = await SqliteStorage.open(Path(folder))
+        for lane in (storage._writer, storage._reader):
+            WithoutThread(lane)
+        yield storage.queues
+        await storage.close()
+
+
+@pytest.fixture(params=[MemoryQueueStore, LateStore, sqlite])
+async def store(request):
     """The store, which outlives the module."""
-    return request.param()
+    made = request.param()
+    if request.param is not sqlite:
+        yield made
+        return
+    async with made as store:
+        yield store
 
 
 @pytest.fixture

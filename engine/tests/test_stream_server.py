@@ -947,10 +947,10 @@ async def test_stop_does_not_wait_for_a_client_that_does_not_answer(world):
 async def test_a_fault_of_the_engine_ends_one_connection_and_no_other(world, monkeypatch, caplog):
     join = world.streams.join
 
-    async def fail(subscription, context):
+    async def fail(subscription, context, trace):
         if subscription.group_id == "bad":
             raise ZeroDivisionError
-        return await join(subscription, context)
+        return await join(subscription, context, trace)
 
     monkeypatch.setattr(world.streams, "join", fail)
     bad, good = await world.connect(), await world.connect()

@@ -3,9 +3,12 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from agentos_engine.storage.memory import MemoryValues
+from agentos_engine.storage.sqlite import SqliteStorage
 from agentos_engine.storage.values import MAX_LIST_BYTES, MAX_VALUE_DEPTH, StorageError, check
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +20,16 @@ async def memory():
     yield MemoryValues()
 
 
-STORES = [memory]
+@asynccontextmanager
+async def sqlite():
+    """A store on the disk."""
+    with TemporaryDirectory() as folder:
+        storage = await SqliteStorage.open(Path(folder))
+        yield storage.values
+        await storage.close()
+
+
+STORES = [memory, sqlite]
 """Each makes an empty store, and removes what it leaves behind."""
 
 

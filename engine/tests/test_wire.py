@@ -403,5 +403,5 @@ async def enqueued(worker, running, function_id):
     action = {"type": "enqueue", "queue": "default"}
     await worker.send(type="invokefunction", invocation_id="q", function_id=function_id, data=1, action=action)
     assert (await worker.receive("invocationresult"))["result"]["messageReceiptId"]
-    store = running.engine.parts.queues
+    store = running.engine.parts.memory_queues
     return [await store.get(each.seq) for each in await store.waiting()]

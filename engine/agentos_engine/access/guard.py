@@ -220,6 +220,13 @@ class SessionGuard:
         except BusError as error:
             self._bus.calls.refuse(connection, invocation_id, question.function_id, error)
             return
+        except Exception:
+            log.exception("the middleware of a listener could not be asked")
+            error = BusError(
+                "internal_error", "the listener's middleware could not be asked; the engine's log says why"
+            )
+            self._bus.calls.refuse(connection, invocation_id, question.function_id, error)
+            return
         if invocation_id is not None:
             connection.send(frames.result(invocation_id, question.function_id, value=result))
 

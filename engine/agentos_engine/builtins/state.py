@@ -106,7 +106,7 @@ class State:
 
         async def write() -> Changed:
             old = await _stored("SET_ERROR", self._values.set(STATE, fields.scope, fields.key, value))
-            self._fire(fields, old, value)
+            self._fire(context, fields, old, value)
             return Changed(_raw(old), msgspec.Raw(value))
 
         return self._carry_out(write())
@@ -118,7 +118,7 @@ class State:
         async def write() -> Changed:
             changing = self._values.update(STATE, fields.scope, fields.key, update)
             old, new = await _stored("UPDATE_ERROR", changing)
-            self._fire(fields, old, new)
+            self._fire(context, fields, old, new)
             return Changed(_raw(old), msgspec.Raw(new), update.errors or msgspec.UNSET)
 
         return self._carry_out(write())
@@ -128,7 +128,8 @@ class State:
 
         async def write() -> object:
             old = await _stored("DELETE_ERROR", self._values.delete(STATE, fields.scope, fields.key))
-            self.trigger.fire("state:deleted", fields.scope, fields.key, old, None)
+            trace = context.traceparent, context.baggage
+            self.trigger.fire("state:deleted", fields.scope, fields.key, old, None, trace)
             return MISSING if old is None else msgspec.Raw(old)
 
         return self._carry_out(write())
@@ -146,9 +147,10 @@ class State:
     async def _list_groups(self, context: Context, data: bytes) -> dict[str, list[str]]:
         return {"groups": await _stored("LIST_GROUPS_ERROR", self._values.scopes(STATE))}
 
-    def _fire(self, item: ItemInput, old: bytes | None, new: bytes) -> None:
+    def _fire(self, context: Context, item: ItemInput, old: bytes | None, new: bytes) -> None:
         # Right after the write returned, without waiting for anything: so events are fired in the order of the writes.
-        self.trigger.fire("state:created" if old is None else "state:updated", item.scope, item.key, old, new)
+        event_type = "state:created" if old is None else "state:updated"
+        self.trigger.fire(event_type, item.scope, item.key, old, new, (context.traceparent, context.baggage))
 
     def _carry_out(self, write: Coroutine[Any, Any, Result]) -> Awaitable[Result]:
         task = asyncio.get_running_loop().create_task(write)

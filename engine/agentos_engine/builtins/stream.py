@@ -16,6 +16,7 @@ from agentos_engine import limits
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import MISSING, Context, decode
 from agentos_engine.config import port_taken
+from agentos_engine.observability.trace_context import NO_TRACE, Trace, carried
 from agentos_engine.protocol.stream import Subscription, custom, event, subscriber, text_frame
 from agentos_engine.server.paths import AccessError, Gate, parse_path
 from agentos_engine.server.stream import Handshake, StreamServer
@@ -174,13 +175,15 @@ class Streams:
 
         async def write() -> object:
             if (override := self._override("set", fields.stream_name)) is not None:
-                answer = await self._bus.call(override, data)
+                answer = await self._call(context, override, data)
                 old, new = _kept(answer)
-                self._publish_change(fields, "create" if old == b"null" else "update", value if new == b"null" else new)
+                self._publish_change(
+                    context, fields, "create" if old == b"null" else "update", value if new == b"null" else new
+                )
                 return _given(answer)
             storing = self._values.set(STREAM + fields.stream_name, fields.group_id, fields.item_id, value)
             old = await _stored("STREAM_SET_ERROR", storing)
-            self._publish_change(fields, "create" if old is None else "update", value)
+            self._publish_change(context, fields, "create" if old is None else "update", value)
             return Changed(_raw(old), msgspec.Raw(value))
 
         return self._carry_out(write())
@@ -192,7 +195,7 @@ class Streams:
         async def write() -> object:
             changing = self._values.update(STREAM + fields.stream_name, fields.group_id, fields.item_id, update)
             old, new = await _stored("STREAM_UPDATE_ERROR", changing)
-            self._publish_change(fields, "create" if old is None else "update", new)
+            self._publish_change(context, fields, "create" if old is None else "update", new)
             return Changed(_raw(old), msgspec.Raw(new), update.errors or msgspec.UNSET)
 
         return self._carry_out(write())
@@ -202,13 +205,13 @@ class Streams:
 
         async def write() -> object:
             if (override := self._override("delete", fields.stream_name)) is not None:
-                answer = await self._bus.call(override, data)
-                self._publish_change(fields, "delete", _kept(answer)[0])
+                answer = await self._call(context, override, data)
+                self._publish_change(context, fields, "delete", _kept(answer)[0])
                 return _given(answer)
             deleting = self._values.delete(STREAM + fields.stream_name, fields.group_id, fields.item_id)
             old = await _stored("STREAM_DELETE_ERROR", deleting)
             if old is not None:
-                self._publish_change(fields, "delete", old)
+                self._publish_change(context, fields, "delete", old)
             return {"old_value": _raw(old)}
 
         return self._carry_out(write())
@@ -216,20 +219,20 @@ class Streams:
     async def _get(self, context: Context, data: bytes) -> object:
         fields = decode(context.function_id, data, ItemInput)
         if (override := self._override("get", fields.stream_name)) is not None:
-            return _given(await self._bus.call(override, data))
+            return _given(await self._call(context, override, data))
         getting = self._values.get(STREAM + fields.stream_name, fields.group_id, fields.item_id)
         return _given(await _stored("STREAM_GET_ERROR", getting))
 
     async def _list(self, context: Context, data: bytes) -> object:
         fields = decode(context.function_id, data, GroupInput)
         if (override := self._override("list", fields.stream_name)) is not None:
-            return _given(await self._bus.call(override, data))
+            return _given(await self._call(context, override, data))
         return msgspec.Raw(await self._items(fields.stream_name, fields.group_id))
 
     async def _list_groups(self, context: Context, data: bytes) -> object:
         fields = decode(context.function_id, data, StreamInput)
         if (override := self._override("list_groups", fields.stream_name)) is not None:
-            return _given(await self._bus.call(override, data))
+            return _given(await self._call(context, override, data))
         return await _stored("STREAM_LIST_GROUPS_ERROR", self._values.scopes(STREAM + fields.stream_name))
 
     async def _list_all(self, context: Context, data: bytes) -> object:
@@ -251,7 +254,10 @@ class Streams:
 
     def _send(self, context: Context, data: bytes) -> None:
         fields = decode(context.function_id, data, SendInput)
-        self._publish(fields, fields.id, "event", custom(fields.type, bytes(fields.data)), change=False)
+        self._publish(context, fields, fields.id, "event", custom(fields.type, bytes(fields.data)), change=False)
+
+    async def _call(self, context: Context, override: str, data: bytes) -> bytes | None:
+        return await self._bus.call(override, data, traceparent=context.traceparent, baggage=context.baggage)
 
     def _override(self, operation: str, stream_name: str) -> str | None:
         """The function of the worker that keeps a stream itself, if one does."""
@@ -270,11 +276,13 @@ class Streams:
 
     # Events
 
-    def _publish_change(self, item: ItemInput, kind: str, data: bytes) -> None:
+    def _publish_change(self, context: Context, item: ItemInput, kind: str, data: bytes) -> None:
         # Right after the write returned, without waiting for anything: so events come in the order of the writes.
-        self._publish(item, item.item_id, kind, data, change=True)
+        self._publish(context, item, item.item_id, kind, data, change=True)
 
-    def _publish(self, group: GroupInput, item_id: str | None, kind: str, data: bytes, *, change: bool) -> None:
+    def _publish(
+        self, context: Context, group: GroupInput, item_id: str | None, kind: str, data: bytes, *, change: bool
+    ) -> None:
         stream_name, group_id = group.stream_name, group.group_id
         heard, bound = self._feed.wants(stream_name, group_id), self.triggers.wants(stream_name)
         if not heard and not bound:
@@ -283,7 +291,8 @@ class Streams:
         if heard:
             self._feed.publish(stream_name, group_id, Event(text_frame(payload), item_id, change))
         if bound:
-            self.triggers.changed(stream_name, group_id, item_id, payload)
+            trace = context.traceparent, context.baggage
+            self.triggers.changed(stream_name, group_id, item_id, payload, trace)
 
     # For the clients of the port
 
@@ -302,19 +311,26 @@ class Streams:
             "query_params": handshake.query,
             "addr": handshake.address,
         }
-        answer = await self._bus.call(self._auth_function, msgspec.json.encode(payload), timeout=AUTH_TIMEOUT)
+        traceparent, baggage = carried(*handshake.trace)
+        answer = await self._bus.call(
+            self._auth_function,
+            msgspec.json.encode(payload),
+            traceparent=traceparent,
+            baggage=baggage,
+            timeout=AUTH_TIMEOUT,
+        )
         try:
             return bytes(msgspec.json.decode(answer or b"null", type=_Admission).context)
         except (msgspec.DecodeError, RecursionError) as error:
             raise BusError("AUTH_ERROR", f"{self._auth_function} has to answer with an object: {error}") from error
 
-    async def join(self, subscription: Subscription, context: bytes) -> bool:
+    async def join(self, subscription: Subscription, context: bytes, trace: Trace = NO_TRACE) -> bool:
         """Ask the stream:join triggers."""
-        return await self.triggers.join(subscriber(subscription, context))
+        return await self.triggers.join(subscriber(subscription, context), trace)
 
-    def leave(self, subscription: Subscription, context: bytes) -> None:
+    def leave(self, subscription: Subscription, context: bytes, trace: Trace = NO_TRACE) -> None:
         """Tell the stream:leave triggers."""
-        self.triggers.leave(subscriber(subscription, context))
+        self.triggers.leave(subscriber(subscription, context), trace)
 
     async def read(self, stream_name: str, group_id: str, key: str | None) -> bytes:
         """Return, as raw JSON, an item or null, or without a key the list of a group's items. Raises BusError."""

@@ -15,6 +15,7 @@ from agentos_engine.bus.functions import Functions
 from agentos_engine.bus.guard import Guard
 from agentos_engine.bus.registrations import Registrations
 from agentos_engine.bus.registry import BALANCED, Registry
+from agentos_engine.bus.spans import Spans
 from agentos_engine.clock import Clock
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import Malformed, Message, decode, text_of
@@ -45,6 +46,8 @@ class Bus:
         self.call = self.calls.call
         self.notify = self.calls.notify
         self.abandon = self.calls.invocations.abandon
+        self.spans: Spans | None = None
+        """Who records the engine's own spans; None: nobody."""
         self.revision = 0
         """Grows when a connection comes, goes, or changes its name."""
         self.watchers: list[Callable[[Connection], None]] = []

@@ -14,6 +14,7 @@ from agentos_engine.bus.errors import ENGINE_STOPPING, BusError, WorkerUnrespons
 from agentos_engine.bus.functions import MISSING, Context, Function
 from agentos_engine.bus.invocations import NOBODY, Call, Caller, FutureCaller, Invocations, WorkerCaller
 from agentos_engine.bus.registry import Registration
+from agentos_engine.bus.spans import call_in_span
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import Message, is_null, kept, text_of
 
@@ -362,7 +363,10 @@ class Calls:
         _check_voids(context, caller)
         self.accepted += 1
         try:
-            value = function.handler(context, data)
+            if context.traceparent is not None and self._bus.spans is not None:
+                value = call_in_span(self._bus, function.handler, context, data)
+            else:
+                value = function.handler(context, data)
         except BusError:
             raise
         except Exception as error:

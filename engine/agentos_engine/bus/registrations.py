@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agentos_engine import limits
-from agentos_engine.bus.connection import Connection
+from agentos_engine.bus.connection import ANONYMOUS, Connection
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.registry import Registration, Remote, reserved
 from agentos_engine.protocol import frames
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CONSOLE = "engine::console::"
+"""The functions of iii's console, which is a worker although they stand in the engine's namespace."""
 MAX_LOGGED = 20
 """Refusals of one connection that are logged."""
 MAX_TIMEOUT = 7 * 24 * 3600.0
@@ -53,7 +55,8 @@ class Registrations:
         """Register a function; under another ``function_id`` when its listener gives one. False when it is refused."""
         local_id = message.id or ""
         function_id = local_id if function_id is None else function_id
-        if reserved(function_id) or self._bus.functions.get(function_id) is not None:
+        taken = reserved(function_id) and not (function_id.startswith(CONSOLE) and _is_trusted(connection))
+        if taken or self._bus.functions.get(function_id) is not None:
             self._taken(connection, function_id, local_id, None)
             return False
         new = function_id not in connection.registrations
@@ -101,7 +104,7 @@ class Registrations:
             request_format=request_format,
             response_format=response_format,
             metadata=metadata,
-            internal=facts.get("internal") is True,
+            internal=facts.get("internal") is True or function_id.startswith(CONSOLE),
             timeout=_timeout(facts),
             version=version[:100] if isinstance(version, str) else connection.peer.version,
             remote=remote,
@@ -190,6 +193,11 @@ class Registrations:
         """Tell about a refusal for which the protocol has no message of its own; the connection stays open."""
         self._log(connection, "registration refused: %s", message)
         connection.send(frames.connection_error("registration_refused", message))
+
+
+def _is_trusted(connection: Connection) -> bool:
+    """True on an open engine, and for peers that are no workers of a realm."""
+    return connection.peer is ANONYMOUS or connection.peer.role in ("operator", "host")
 
 
 def check_id(text: str, what: str) -> None:

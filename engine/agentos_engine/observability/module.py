@@ -19,8 +19,8 @@ from agentos_engine.observability.exporter import Exporter, PostJson
 from agentos_engine.observability.logs import LogEntry, LogRecord, LogStore, read_record
 from agentos_engine.observability.metrics import MetricStore
 from agentos_engine.observability.sampling import TokenBucket, sampled
-from agentos_engine.observability.spans import SpanStore, read_span
-from agentos_engine.observability.trace_context import SpanContext, child_of, parse_traceparent
+from agentos_engine.observability.spans import MAX_NAME, Span, SpanStore, is_internal, read_span
+from agentos_engine.observability.trace_context import SpanContext, new_id, parse_traceparent
 from agentos_engine.triggers.log import Firings, LogTrigger, TraceTrigger
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ MAX_ENTRIES = 10_000
 MAX_PRINTED = 4096
 """Characters of a log message, and of its attributes as JSON, that are printed."""
 
+_SCOPE = otlp.Scope("agentos-engine")
 _PYTHON_LEVELS = {"trace": 10, "debug": 10, "info": 20, "warn": 30, "error": 40}
 _SPAN_KINDS = {"internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
 
@@ -96,6 +97,7 @@ class Observability:
         self._trace_bucket = (
             TokenBucket(limit.max_traces_per_second, max(1.0, limit.max_traces_per_second)) if limit else None
         )
+        self._resource = _resource_of(config)
         self._log_share = 0.0
         self._warned_at = float("-inf")
         self._function_ids: list[str] = []
@@ -175,7 +177,11 @@ class Observability:
                 self.ingested.dropped += 1
                 continue
             came.append(span)
-            if self.spans is not None:
+        self._keep_spans(came)
+
+    def _keep_spans(self, came: list[Span]) -> None:
+        if self.spans is not None:
+            for span in came:
                 self.spans.add(span)
         self.ingested.entries += len(came)
         self._trace_trigger.came(came)
@@ -217,6 +223,13 @@ class Observability:
         if b"LOGS" in self._exported and self.exporter is not None:
             self.exporter.add(b"LOGS", _exported_log(record))
 
+    @property
+    def makes_spans(self) -> bool:
+        """Whether any span of the engine may be recorded. With all rates 0 none is, whatever a caller has decided."""
+        sampling, ratio = self.config.sampling, self.config.sampling_ratio
+        default = ratio if sampling.default is None else sampling.default
+        return self.config.enabled and (default > 0 or any(rule.rate > 0 for rule in sampling.rules))
+
     def sample(self, name: str, traceparent: str | None = None) -> SpanContext | None:
         """Return a place in the caller's trace, or in a new one, for a span of the engine; None: do not record it.
 
@@ -226,12 +239,14 @@ class Observability:
         if not config.enabled:
             return None
         parent = parse_traceparent(traceparent)
-        span = child_of(parent, sampled=True)
-        if not sampled(config, name, span.trace_id, parent):
+        trace_id = parent.trace_id if parent is not None else new_id(16)
+        if not sampled(config, name, trace_id, parent):
             return None
-        if self._trace_bucket is not None and parent is None:
-            return span if self._trace_bucket.allow(self.bus.clock.monotonic()) else None
-        return span
+        if parent is not None:
+            return SpanContext(trace_id, new_id(8), parent.span_id)
+        if self._trace_bucket is not None and not self._trace_bucket.allow(self.bus.clock.monotonic()):
+            return None
+        return SpanContext(trace_id, new_id(8))
 
     def record_span(
         self,
@@ -246,29 +261,38 @@ class Observability:
     ) -> None:
         """Record a span of the engine: times in seconds since 1970, ``kind`` internal, server, client, producer or
         consumer; ``error`` says why it failed."""
+        began, ended = int(start * 1e9), int(end * 1e9)
         fields: dict[str, object] = {
             "traceId": span.trace_id,
             "spanId": span.span_id,
             "name": name,
             "kind": _SPAN_KINDS.get(kind, 1),
-            "startTimeUnixNano": str(int(start * 1e9)),
-            "endTimeUnixNano": str(int(end * 1e9)),
+            "startTimeUnixNano": str(began),
+            "endTimeUnixNano": str(ended),
             "attributes": otlp.key_values(dict(attributes or {})),
             "status": {"code": 1} if error is None else {"code": 2, "message": error},
         }
         if span.parent_span_id is not None:
             fields["parentSpanId"] = span.parent_span_id
-        group = {"resource": self._resource(), "scopeSpans": [{"scope": {"name": "agentos-engine"}, "spans": [fields]}]}
-        self.ingest(None, b"OTLP", msgspec.json.encode({"resourceSpans": [group]}))
-
-    def _resource(self) -> dict[str, object]:
-        config = self.config
-        values = {
-            "service.name": config.service_name,
-            "service.version": config.service_version,
-            "service.namespace": config.service_namespace,
-        }
-        return {"attributes": otlp.key_values({key: value for key, value in values.items() if value is not None})}
+        raw = msgspec.json.encode(fields)
+        kept = Span(
+            trace_id=span.trace_id,
+            span_id=span.span_id,
+            parent_span_id=span.parent_span_id,
+            name=name[:MAX_NAME],
+            start=began,
+            end=ended,
+            status="ok" if error is None else "error",
+            internal=is_internal(name, raw),
+            resource=self._resource,
+            scope=_SCOPE,
+            raw=raw,
+        )
+        self._keep_spans([kept])
+        if b"OTLP" in self._exported and self.exporter is not None:
+            part = {"scope": {"name": _SCOPE.name}, "spans": [msgspec.Raw(raw)]}
+            group = {"resource": msgspec.Raw(self._resource.raw), "scopeSpans": [part]}
+            self.exporter.add(b"OTLP", msgspec.json.encode({"resourceSpans": [group]}))
 
     def _keep_log(
         self, record: LogRecord, traceparent: str | None = None, connection: Connection | None = None
@@ -292,6 +316,16 @@ class Observability:
             self._warned_at = now
             worker = connection.about.name if connection is not None else ""
             log.warning("telemetry frame ignored: %s", reason[:500], extra={"worker": worker})
+
+
+def _resource_of(config: ObservabilityConfig) -> otlp.Resource:
+    values = {
+        "service.name": config.service_name,
+        "service.version": config.service_version,
+        "service.namespace": config.service_namespace,
+    }
+    attributes = otlp.key_values({key: value for key, value in values.items() if value is not None})
+    return otlp.resource_of(msgspec.json.encode({"attributes": attributes}))
 
 
 def _exported_log(record: LogRecord) -> bytes:

@@ -241,6 +241,8 @@ def plain(value: object, depth: int = 0) -> object:
 
 def any_value(value: object, depth: int = 0) -> dict[str, object]:
     """Return a plain JSON value as an OTLP AnyValue; what is too deep becomes its JSON text."""
+    if isinstance(value, str):
+        return {"stringValue": value}
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):

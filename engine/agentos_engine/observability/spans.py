@@ -13,12 +13,13 @@ from agentos_engine.observability.trace_context import hex_id
 
 MAX_SPAN = 1 << 20
 """Bytes of the largest span that is kept."""
+MAX_NAME = 1024
+"""Characters kept of a span's name."""
 MAX_TREE_DEPTH = 100
 """Levels of a trace's tree; what is deeper hangs at the last level, since JSON parsers refuse very deep nesting."""
 
 _OVERHEAD = 512
 """Bytes that a span takes beside its JSON."""
-_MAX_NAME = 1024
 
 _STATUS = {0: "unset", 1: "ok", 2: "error", "STATUS_CODE_OK": "ok", "STATUS_CODE_ERROR": "error"}
 _INTERNAL_NAME = re.compile(r"(?:.* )?engine(?:::|\.)", re.DOTALL)
@@ -90,18 +91,19 @@ def read_span(resource: Resource, scope: Scope, raw: msgspec.Raw) -> Span | None
         trace_id=trace_id,
         span_id=span_id,
         parent_span_id=hex_id(head.parent_span_id, 16),
-        name=head.name[:_MAX_NAME],
+        name=head.name[:MAX_NAME],
         start=otlp.nanoseconds(head.start_time_unix_nano),
         end=otlp.nanoseconds(head.end_time_unix_nano),
         status=_STATUS.get(code, "unset") if isinstance(code, int | str) else "unset",
-        internal=_is_internal(head.name, data),
+        internal=is_internal(head.name, data),
         resource=resource,
         scope=scope,
         raw=data,
     )
 
 
-def _is_internal(name: str, raw: bytes) -> bool:
+def is_internal(name: str, raw: bytes) -> bool:
+    """Return whether a span, of which ``raw`` is the OTLP/JSON, is about the engine's own functions."""
     if _INTERNAL_NAME.match(name):
         return True
     if _INTERNAL_KIND not in raw:

@@ -1,14 +1,19 @@
 """The W3C headers that travel with calls: ``traceparent`` and ``baggage``."""
 
+import os
 import re
-import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 MAX_BAGGAGE = 8192
 """Characters of a baggage header, as W3C Baggage has it; a longer one is read as empty."""
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?", re.DOTALL)
+Trace = tuple[str | None, str | None]
+"""``traceparent`` and ``baggage`` of what caused something."""
+NO_TRACE: Trace = (None, None)
+
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.{0,200})?")
 _HEX = re.compile(r"[0-9a-fA-F]+")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BAGGAGE_SAFE = "!#$&'()*+-./:<=>?@[]^_`{|}~"
@@ -32,17 +37,37 @@ class SpanContext:
 def parse_traceparent(header: str | None) -> SpanContext | None:
     """Return the caller's span, or None for a header that is absent or no good."""
     match = _TRACEPARENT.fullmatch(header) if header else None
-    if match is None or not match[1].strip("0") or not match[2].strip("0"):
+    if match is None or not match[2].strip("0") or not match[3].strip("0"):
         return None
-    return SpanContext(match[1], match[2], sampled=bool(int(match[3], 16) & 1))
+    if match[5] is not None and match[1] == "00":  # only later versions may go on after the flags
+        return None
+    return SpanContext(match[2], match[3], sampled=bool(int(match[4], 16) & 1))
 
 
-def child_of(parent: SpanContext | None, sampled: bool) -> SpanContext:
-    """Return a new span below another, or the first one of a new trace."""
-    span_id = secrets.token_hex(8)
-    if parent is None:
-        return SpanContext(secrets.token_hex(16), span_id, sampled=sampled)
-    return SpanContext(parent.trace_id, span_id, parent.span_id, sampled)
+def carried(traceparent: str | None, baggage: str | None) -> Trace:
+    """Return what is passed on of a cause's context: no ``traceparent`` that is no good, no ``baggage`` too long."""
+    return (
+        traceparent if parse_traceparent(traceparent) is not None else None,
+        baggage if baggage and len(baggage) <= MAX_BAGGAGE else None,
+    )
+
+
+def trace_of(headers: Iterable[tuple[str, str]]) -> Trace:
+    """Return the context in the headers of an HTTP request, names in lower case; what is no good is left out."""
+    traceparent = baggage = None
+    for name, value in headers:
+        if name == "traceparent":
+            traceparent = value if traceparent is None else ""  # W3C allows only one
+        elif name == "baggage":
+            baggage = value if baggage is None else f"{baggage},{value}"
+    if traceparent is None and baggage is None:
+        return NO_TRACE
+    return carried(traceparent, baggage if baggage is not None and baggage.isascii() else None)
+
+
+def new_id(size: int) -> str:
+    """Return a random id of so many bytes: 16 for a trace, 8 for a span."""
+    return os.urandom(size).hex()
 
 
 def hex_id(value: object, digits: int) -> str | None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.spans import Span
 from agentos_engine.queues import names
 from agentos_engine.queues.runner import KEY_LIFETIME, Runner, check_key, new_receipt
 from agentos_engine.queues.settings import QueueSettings
@@ -82,12 +83,15 @@ class NamedQueues:
         return await self._runner.complete(self._runner.put([job], receipt=receipt, keys=keys))
 
     async def _run(self, job: Job) -> None:
-        await self._bus.call(
-            job.function_id,
-            job.data,
-            namespace=job.namespace,
-            metadata=job.metadata,
-            traceparent=job.traceparent,
-            baggage=job.baggage,
-            timeout=self._settings[names.label(job.queue)].timeout,
-        )
+        queue = names.label(job.queue)
+        about = {"function_id": job.function_id, "job_id": job.id}
+        with Span(self._bus, f"fn_queue {queue}", job.traceparent, "consumer", root=True, **about) as span:
+            await self._bus.call(
+                job.function_id,
+                job.data,
+                namespace=job.namespace,
+                metadata=job.metadata,
+                traceparent=span.traceparent,
+                baggage=job.baggage,
+                timeout=self._settings[queue].timeout,
+            )

@@ -12,6 +12,7 @@ import msgspec
 
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.spans import Span
 from agentos_engine.clock import Handle
 from agentos_engine.queues import names
 from agentos_engine.queues.consumer import NotNow
@@ -322,17 +323,20 @@ class Topics:
             raise NotNow  # gone since this job was started
         subscriber.turn += 1
         binding = subscriber.bindings[subscriber.turn % len(subscriber.bindings)]
-        if not await self._firing.allows(binding, job.data):
-            return
-        await self._bus.call(
-            job.function_id,
-            job.data,
-            namespace=job.namespace,
-            metadata=binding.metadata,
-            traceparent=job.traceparent,
-            baggage=job.baggage,
-            timeout=subscriber.consumer.settings.timeout,
-        )
+        about = {"function_id": job.function_id, "job_id": job.id}
+        name = f"queue {subscriber.record.topic}"
+        with Span(self._bus, name, job.traceparent, "consumer", root=True, **about) as span:
+            if not await self._firing.allows(binding, job.data, span.traceparent, job.baggage):
+                return
+            await self._bus.call(
+                job.function_id,
+                job.data,
+                namespace=job.namespace,
+                metadata=binding.metadata,
+                traceparent=span.traceparent,
+                baggage=job.baggage,
+                timeout=subscriber.consumer.settings.timeout,
+            )
 
     # Forgetting
 

@@ -45,6 +45,8 @@ class Exchange:
     """Whether the head of a streamed response is sent."""
     answered = False
     """Whether there is nothing more to answer."""
+    given_up: Response | None = None
+    """What the client is told instead, for ``on_abandoned``."""
     # For connection and server:
     keep_alive = True
     is_http_1_0 = False
@@ -104,6 +106,7 @@ class Exchange:
         if self.answered:
             return
         if self.on_abandoned is not None:
+            self.given_up = response
             try:
                 self.on_abandoned()
             except Exception:

@@ -58,7 +58,7 @@ class RequestParser:
         self._url = b""
         self._headers: list[tuple[str, str]] = []
         self._head_bytes = 0
-        """Of earlier reads."""
+        """Of earlier reads: of the head, or since the last of the body, where chunk extensions and trailers stand."""
         self._feeding = 0
 
     def feed(self, data: bytes) -> bool:
@@ -75,7 +75,7 @@ class RequestParser:
             raise
         except httptools.HttpParserError as error:
             raise RequestError(http_refusals.not_http(str(error))) from error
-        if self.in_head:
+        if self.in_message:
             self._head_bytes += len(data)
             if self._head_bytes > limits.MAX_HTTP_HEADERS:
                 raise RequestError(http_refusals.too_many_headers())
@@ -94,12 +94,15 @@ class RequestParser:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
+        if not self.in_head:
+            return  # a trailer: what a proxy has checked are the headers, and it must not pass for one of them
         self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1") if value else ""))
 
     def on_headers_complete(self) -> None:
         self.in_head = False
         self.has_body = self.expects_continue = False
         self.length = None
+        hosts = 0
         for name, value in self._headers:
             if name == "content-length":
                 # Longer ones have been refused by httptools, as has what is no number.
@@ -107,21 +110,30 @@ class RequestParser:
                 self.has_body = self.length != 0
             elif name == "transfer-encoding":
                 self.has_body = True
+                coding = value.strip().lower()
+                if coding != "chunked" and coding.endswith("chunked"):  # httptools refuses what ends otherwise
+                    raise RequestError(http_refusals.unknown_coding())
+            elif name == "host":
+                hosts += 1
             elif name == "expect":
                 self.expects_continue = value.lower() == "100-continue"
         if self._head_bytes + self._feeding > limits.MAX_HTTP_HEADERS:  # not all of which need be of this head
             size = sum(len(name) + len(value) + 4 for name, value in self._headers)
             if len(self._url) + size > limits.MAX_HTTP_HEADERS:
                 raise RequestError(http_refusals.too_many_headers())
+        self._head_bytes = -self._feeding
         parser = self._parser
         self.is_upgrade = parser.should_upgrade()
         self.keep_alive = parser.should_keep_alive() and not self.is_upgrade
         self.is_http_1_0 = parser.get_http_version() == "1.0"
+        if hosts > 1:  # which of them a proxy in front has looked at cannot be known
+            raise RequestError(http_refusals.not_http("several Host headers"))
         if self.has_body and self.is_upgrade:
             raise RequestError(http_refusals.upgrade_with_body())
         self._receiver.on_request(self._request())
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = -self._feeding
         self._receiver.on_data(body)
 
     def on_message_complete(self) -> None:

@@ -6,6 +6,11 @@ from agentos_engine.protocol.http import Response, error_response
 _AGAIN = {"retry-after": "1"}
 
 
+def unknown_coding() -> Response:
+    """For a body in another transfer coding than chunks."""
+    return error_response(501, "NOT_IMPLEMENTED", "the only transfer coding that is read here is chunked")
+
+
 def not_http(reason: str) -> Response:
     """What the client sent is no request."""
     return error_response(400, "BAD_REQUEST", f"the request is not HTTP/1.1: {reason}")

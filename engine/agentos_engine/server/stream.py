@@ -11,6 +11,7 @@ import picows
 
 from agentos_engine import limits
 from agentos_engine.clock import Clock
+from agentos_engine.observability.trace_context import Trace
 from agentos_engine.server.stream_client import Client, Feed, Host
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,11 @@ class Handshake:
     path: str
     query: dict[str, list[str]]
     address: str
+
+    @property
+    def trace(self) -> Trace:
+        """``traceparent`` and ``baggage`` as they came."""
+        return self.headers.get("traceparent"), self.headers.get("baggage")
 
 
 class StreamServer:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from agentos_engine.bus.errors import BusError
 from agentos_engine.clock import Clock, Handle
+from agentos_engine.observability.trace_context import Trace
 from agentos_engine.protocol.frames import connection_error
 from agentos_engine.protocol.stream import Join, Malformed, Request, Subscription, decode, event, text_frame
 
@@ -64,11 +65,11 @@ class Host(Protocol):
         """Return the context of a client that connects, as raw JSON. Raises BusError when it is not let in."""
         ...
 
-    async def join(self, subscription: Subscription, context: bytes) -> bool:
-        """Ask whether a client may subscribe."""
+    async def join(self, subscription: Subscription, context: bytes, trace: Trace) -> bool:
+        """Ask whether a client, which came with this trace, may subscribe."""
         ...
 
-    def leave(self, subscription: Subscription, context: bytes) -> None:
+    def leave(self, subscription: Subscription, context: bytes, trace: Trace) -> None:
         """A subscription has ended."""
         ...
 
@@ -308,7 +309,7 @@ class Client:
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             self._tell("limit_exceeded", f"a client has at most {MAX_SUBSCRIPTIONS} subscriptions; leave some first")
             return
-        if not await self._host.join(subscription, self._context):
+        if not await self._host.join(subscription, self._context, self._handshake.trace):
             self._send(None, self._event(subscription, subscription.id, "unauthorized", b"null"))
             return
         place = subscription.stream_name, subscription.group_id
@@ -339,7 +340,7 @@ class Client:
                 retry.cancel()
             if not seat.keys:
                 del self._seats[seat.stream_name, seat.group_id]
-        self._host.leave(subscription, self._context)
+        self._host.leave(subscription, self._context, self._handshake.trace)
 
     async def _sync(self, seat: Seat, key: Key) -> None:
         """Send a picture of what is stored, and then all changes from the moment on at which it was begun."""

@@ -1,6 +1,6 @@
 """Values in the memory of the process: gone when it ends."""
 
-from agentos_engine.storage.values import MAX_LIST_BYTES, Change, Items, Names, StorageError
+from agentos_engine.storage.values import Change, Items, Names, StorageError, check_listing
 
 MAX_BYTES = 256 << 20
 """Of everything, unless the settings say otherwise."""
@@ -45,18 +45,18 @@ class MemoryValues:
     async def list(self, space: str, scope: str) -> Items:
         """Return the keys and values of a scope, by key. Raises StorageError ``listing_too_large``."""
         values = self._scope(space, scope)
-        _check_listing(sum(map(_text_size, values)) + sum(map(len, values.values())), f"The values of scope {scope!r}")
+        check_listing(sum(map(_text_size, values)) + sum(map(len, values.values())), f"The values of scope {scope!r}")
         return sorted(values.items())
 
     async def scopes(self, space: str) -> Names:
         """Return the scopes that hold a value. Raises StorageError ``listing_too_large``."""
         scopes = self._spaces.get(space, {})
-        _check_listing(sum(map(_text_size, scopes)), f"The names of the scopes of {space!r}")
+        check_listing(sum(map(_text_size, scopes)), f"The names of the scopes of {space!r}")
         return sorted(scopes)
 
     async def spaces(self) -> Names:
         """Return the spaces that hold a value. Raises StorageError ``listing_too_large``."""
-        _check_listing(sum(map(_text_size, self._spaces)), "The names of the spaces")
+        check_listing(sum(map(_text_size, self._spaces)), "The names of the spaces")
         return sorted(self._spaces)
 
     async def drop(self, space: str, scope: str) -> int:
@@ -108,11 +108,3 @@ def _scope_size(scope: str) -> int:
 
 def _text_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
-
-
-def _check_listing(size: int, what: str) -> None:
-    if size > MAX_LIST_BYTES:
-        raise StorageError(
-            "listing_too_large",
-            f"{what} have {size} bytes, more than the {MAX_LIST_BYTES} of one listing; spread them over more scopes.",
-        )

@@ -33,7 +33,7 @@ Change = Callable[[bytes | None], bytes]
 
 
 class StorageError(BusError):
-    """The store cannot do what is asked. Codes: ``storage_full``, ``listing_too_large``, ``storage_failed``."""
+    """The store cannot do what is asked. Codes: ``storage_full``, ``storage_busy``, ``listing_too_large``, ``storage_failed``."""
 
 
 class ValueStore(Protocol):
@@ -117,3 +117,12 @@ def deeper(value: object, allowed: int) -> bool:
             return False
         level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
     return True
+
+
+def check_listing(size: int, what: str) -> None:
+    """Refuse a listing of so many bytes. Raises StorageError ``listing_too_large``; ``what`` begins its message."""
+    if size > MAX_LIST_BYTES:
+        raise StorageError(
+            "listing_too_large",
+            f"{what} have {size} bytes, more than the {MAX_LIST_BYTES} of one listing; spread them over more scopes.",
+        )

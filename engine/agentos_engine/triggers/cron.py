@@ -13,6 +13,7 @@ import msgspec
 
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.spans import Span
 from agentos_engine.cron import ExpressionError, Schedule, parse
 from agentos_engine.triggers.firing import Firing
 from agentos_engine.triggers.registry import Binding
@@ -114,7 +115,9 @@ class Cron:
         }
         job.running = True
         try:
-            await self._firing.run(binding, msgspec.json.encode(payload))
+            about = {"function_id": binding.function_id, "trigger_id": binding.id}
+            with Span(self._bus, "cron_trigger", None, root=True, **about) as span:
+                await self._firing.run(binding, msgspec.json.encode(payload), traceparent=span.traceparent)
         except BusError as error:
             if not job.failing:  # one line until it works again: a job may come round each second
                 log.warning("cron job failed: %s", error.message, extra=_about(binding, error.code))

@@ -35,7 +35,7 @@ class Firing:
 
     async def _start(self, binding: Binding, payload: bytes, traceparent: str | None, baggage: str | None) -> None:
         try:
-            allowed = await self.allows(binding, payload)
+            allowed = await self.allows(binding, payload, traceparent, baggage)
         except BusError as error:
             log.warning(
                 "trigger not fired: its condition failed: %s",
@@ -56,12 +56,19 @@ class Firing:
             baggage=baggage,
         )
 
-    async def allows(self, binding: Binding, payload: bytes) -> bool:
+    async def allows(
+        self, binding: Binding, payload: bytes, traceparent: str | None = None, baggage: str | None = None
+    ) -> bool:
         """Ask the condition function, if there is one: only a literal ``false`` says no. Raises BusError."""
         if binding.condition is None:
             return True
         result = await self._bus.call(
-            binding.condition, payload, namespace=binding.namespace, timeout=CONDITION_TIMEOUT
+            binding.condition,
+            payload,
+            namespace=binding.namespace,
+            traceparent=traceparent,
+            baggage=baggage,
+            timeout=CONDITION_TIMEOUT,
         )
         return result != b"false"
 
@@ -70,14 +77,18 @@ class Firing:
         binding: Binding,
         payload: bytes,
         timeout: float | None = None,  # noqa: ASYNC109 - the bus ends the call
+        traceparent: str | None = None,
+        baggage: str | None = None,
     ) -> bytes | None:
         """Ask the condition, call the function and return its raw result, or SKIPPED. Raises BusError."""
-        if not await self.allows(binding, payload):
+        if not await self.allows(binding, payload, traceparent, baggage):
             return SKIPPED
         return await self._bus.call(
             binding.function_id,
             payload,
             namespace=binding.namespace,
             metadata=binding.metadata,
+            traceparent=traceparent,
+            baggage=baggage,
             timeout=timeout,
         )

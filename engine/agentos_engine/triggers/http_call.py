@@ -6,10 +6,13 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.channels import Channel, ChannelRef, Reader, Writer
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.invocations import Call
+from agentos_engine.bus.spans import Span
 from agentos_engine.clock import Handle
+from agentos_engine.observability.trace_context import trace_of
 from agentos_engine.protocol.frames import Json
 from agentos_engine.protocol.http import (
     Response,
@@ -39,6 +42,8 @@ WRITER_GRACE = 5.0
 LATE_ANSWER = 5.0
 """Seconds in which a function is to return after it has ended its streamed response."""
 
+_CUT = "the client went, or the response was cut off"
+
 
 class RouteCall:
     """The request. It is the caller of the function, and the engine's end of the two channels of the request."""
@@ -48,6 +53,7 @@ class RouteCall:
     _response_channel: Channel | None = None
     _reader: Reader | None = None
     _call: Call | None = None
+    _span: Span | None = None
     _task: asyncio.Task[None] | None = None
     _grace: Handle | None = None
     _head: ResponseHead | None = None
@@ -64,13 +70,24 @@ class RouteCall:
         self._method = method
         self._params = dict(zip(owner.path.names, values, strict=True)) if values else {}
 
+        self._traceparent, self._baggage = trace_of(exchange.request.headers)
+
     def start(self) -> None:
         """Begin."""
+        bus = self._http.bus
+        if bus.spans is not None:
+            self._begin_span(bus)
         self._exchange.on_abandoned = self._abandon
         if self._owner.middleware or self._http.middleware or self._owner.binding.condition is not None:
-            self._task = self._http.bus.spawn(self._ask())
+            self._task = bus.spawn(self._ask())
         else:
             self._invoke()
+
+    def _begin_span(self, bus: Bus) -> None:
+        method, route = self._exchange.request.method, self._owner.path.text
+        about = {"http.method": method, "http.route": route, "function_id": self._owner.binding.function_id}
+        self._span = Span(bus, f"{method} {route}", self._traceparent, "server", root=True, **about)
+        self._traceparent = self._span.traceparent
 
     # Middleware and condition
 
@@ -85,7 +102,8 @@ class RouteCall:
             if binding.condition is not None:
                 asked = binding.condition
                 self._exchange.waits_for = ("TIMEOUT", "the condition")
-                if not await Firing(self._http.bus).allows(binding, self._payload()):
+                firing = Firing(self._http.bus)
+                if not await firing.allows(binding, self._payload(), self._traceparent, self._baggage):
                     self._respond(condition_not_met())
                     return
             for asked in self._owner.middleware:
@@ -106,7 +124,10 @@ class RouteCall:
         """Ask a middleware; True when it has answered the request."""
         self._exchange.waits_for = ("MIDDLEWARE_TIMEOUT", f"middleware {middleware}")
         view = middleware_payload(self._exchange.request, self._params)
-        response = middleware_response(await self._http.bus.call(middleware, view, namespace=namespace) or b"")
+        result = await self._http.bus.call(
+            middleware, view, namespace=namespace, traceparent=self._traceparent, baggage=self._baggage
+        )
+        response = middleware_response(result or b"")
         if response is None:
             return False
         self._respond(response)
@@ -134,7 +155,13 @@ class RouteCall:
             self._reader.resume()
         try:
             call = self._http.bus.invoke(
-                binding.function_id, payload, self, binding.metadata, namespace=binding.namespace
+                binding.function_id,
+                payload,
+                self,
+                binding.metadata,
+                namespace=binding.namespace,
+                traceparent=self._traceparent,
+                baggage=self._baggage,
             )
         except BusError as error:
             self._fail(binding.function_id, error.code, error.message)
@@ -165,7 +192,7 @@ class RouteCall:
         self._call = None
         if error.code == "TIMEOUT":
             if not self._exchange.started:
-                self._respond(error_response(504, "TIMEOUT", error.message))
+                self._respond(error_response(504, "TIMEOUT", error.message), f"TIMEOUT: {error.message}")
         else:
             self._fail(call.function_id, error.code, error.message)
 
@@ -246,7 +273,7 @@ class RouteCall:
                 exchange.finish()
             else:
                 exchange.cut()
-            self._end()
+            self._end(self._head.status if self._head is not None else 200, None if clean else _CUT)
         else:
             self._writer_ended = clean
             if self._returned:
@@ -259,19 +286,21 @@ class RouteCall:
 
     # Ends
 
-    def _respond(self, response: Response) -> None:
+    def _respond(self, response: Response, error: str | None = None) -> None:
+        status = self._head.status if self._exchange.started and self._head is not None else response.status
         self._exchange.respond(response)
-        self._end()
+        self._end(status, error)
 
     def _fail(self, function_id: str, code: str, message: str) -> None:
         """Answer with an id under which the log has the function; the worker's stack trace goes to neither."""
         error_id = str(uuid.uuid4())
         log.warning("HTTP handler failed", extra={"error_id": error_id, "function_id": function_id, "code": code[:100]})
         self._exchange.cut()
-        self._respond(error_response(500, code, message, error_id=error_id))
+        self._respond(error_response(500, code, message, error_id=error_id), f"{code}: {message}")
 
-    def _end(self) -> None:
+    def _end(self, status: int, error: str | None) -> None:
         """The request is answered: let go of all that belongs to it."""
+        self._end_span(status, error)
         self._exchange.on_abandoned = None
         if self._call is not None:
             # Its function has written the response, and is about to return.
@@ -281,12 +310,26 @@ class RouteCall:
 
     def _abandon(self) -> None:
         """Nobody waits for the answer any more."""
+        given_up = self._exchange.given_up
+        if given_up is not None:
+            code, what = self._exchange.waits_for
+            self._end_span(given_up.status, f"{code}: no answer from {what}")
+        else:
+            self._end_span(None, _CUT)
         if self._task is not None:
             self._task.cancel()
         if self._call is not None:
             self._http.bus.calls.invocations.abandon(self._call)
             self._call = None
         self._close(keep_body=False)
+
+    def _end_span(self, status: int | None, error: str | None) -> None:
+        if self._span is None:
+            return
+        span, self._span = self._span, None
+        if error is None and status is not None and status >= 500:
+            error = f"the function answered with status {status}"
+        span.end(error, {"http.status_code": status} if status is not None else {})
 
     def _close(self, keep_body: bool) -> None:
         """``keep_body``: whoever reads the body may read it to its end."""

@@ -24,7 +24,7 @@ from agentos_engine.bus.errors import BusError
 from agentos_engine.observability.logs import LogEntry
 from agentos_engine.observability.sampling import TokenBucket
 from agentos_engine.observability.spans import Span
-from agentos_engine.observability.trace_context import child_of
+from agentos_engine.observability.trace_context import SpanContext, new_id
 from agentos_engine.triggers.firing import Firing
 from agentos_engine.triggers.registry import Binding
 
@@ -131,7 +131,7 @@ class Firings:
             return
         chain |= {binding}
         served.chains.append(chain)
-        span = child_of(None, sampled=False)
+        span = SpanContext(new_id(16), new_id(8), sampled=False)
         self._traces[span.trace_id] = chain
         while len(self._traces) > MAX_CHAINS:
             self._traces.popitem(last=False)
@@ -139,7 +139,7 @@ class Firings:
 
     async def _run(self, binding: Binding, payload: bytes, served: _Served, chain: Chain, traceparent: str) -> None:
         try:
-            if await self._firing.allows(binding, payload):
+            if await self._firing.allows(binding, payload, traceparent):
                 await self._bus.call(
                     binding.function_id,
                     payload,

@@ -16,11 +16,13 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
 from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.spans import Span
+from agentos_engine.observability.trace_context import NO_TRACE, Trace, carried
 from agentos_engine.triggers.firing import Firing
 from agentos_engine.triggers.registry import Binding
 
@@ -38,13 +40,26 @@ MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 64 << 20
 MAX_TOTAL_BYTES = 256 << 20
 EVENT_BYTES = 300
-"""Counted for each event that waits, in addition to its payload."""
+"""Counted for each event that waits, in addition to its payload and baggage."""
 
 EventType = Literal["state:created", "state:updated", "state:deleted"]
 Key = tuple[str, str]
 """Scope and key of a value."""
 Pattern = tuple[str | None, str | None]
 """The same of a binding; None stands for any."""
+
+
+class Event(NamedTuple):
+    """What a binding is told, and the context of the call that wrote."""
+
+    payload: bytes
+    traceparent: str | None
+    baggage: str | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that count against limits."""
+        return len(self.payload) + len(self.baggage or "") + EVENT_BYTES
 
 
 Identity = tuple[str, str, Pattern, str | None, bytes | None]
@@ -108,14 +123,25 @@ class StateTrigger:
         self._bound.clear()
         self._patterns.clear()
 
-    def fire(self, event_type: EventType, scope: str, key: str, old: bytes | None, new: bytes | None) -> None:
-        """Tell of a write; returns at once. ``old`` and ``new`` are raw JSON, None for no value."""
-        payload = None
+    def fire(
+        self,
+        event_type: EventType,
+        scope: str,
+        key: str,
+        old: bytes | None,
+        new: bytes | None,
+        trace: Trace = NO_TRACE,
+    ) -> None:
+        """Tell of a write; returns at once. ``old`` and ``new`` are raw JSON, None for no value.
+
+        ``trace`` is that of the call that wrote.
+        """
+        event = None
         for pattern in ((scope, key), (scope, None), (None, key), (None, None)):
             for backlog in self._patterns.get(pattern, {}).values():
-                if payload is None:
-                    payload = _payload(event_type, scope, key, old, new)
-                backlog.add((scope, key), payload)
+                if event is None:
+                    event = Event(_payload(event_type, scope, key, old, new), *carried(*trace))
+                backlog.add((scope, key), event)
         while self._waiting_bytes > MAX_TOTAL_BYTES:
             max(self._behind, key=lambda each: each.size).drop_oldest()
 
@@ -125,14 +151,15 @@ class StateTrigger:
 
     # For the backlogs
 
-    def deliver(self, backlog: "Backlog", key: Key, payload: bytes) -> None:
+    def deliver(self, backlog: "Backlog", key: Key, event: Event) -> None:
         """Start the delivery of one event; the backlog is told when that is over."""
-        self._bus.spawn(self._deliver(backlog, key, payload))
+        self._bus.spawn(self._deliver(backlog, key, event))
 
-    async def _deliver(self, backlog: "Backlog", key: Key, payload: bytes) -> None:
+    async def _deliver(self, backlog: "Backlog", key: Key, event: Event) -> None:
         binding = backlog.binding
         try:
-            await self._firing.run(binding, payload, EVENT_TIMEOUT)
+            with Span(self._bus, "state_triggers", event.traceparent, function_id=binding.function_id) as span:
+                await self._firing.run(binding, event.payload, EVENT_TIMEOUT, span.traceparent, event.baggage)
             backlog.failing = False
         except BusError as error:
             # A function that is missing fails with every write: one line for a row of failures.
@@ -171,7 +198,7 @@ class Backlog:
         """The last delivery failed."""
         self._trigger = trigger
         self._numbers = itertools.count()
-        self._events: dict[int, tuple[Key, bytes]] = {}
+        self._events: dict[int, tuple[Key, Event]] = {}
         """What waits, oldest first, by number."""
         self._by_key: dict[Key, deque[int]] = {}
         """What waits of each key; empty for a key of which one event is being delivered and none waits."""
@@ -190,19 +217,19 @@ class Backlog:
         """Events wait or are being delivered."""
         return bool(self._by_key)
 
-    def add(self, key: Key, payload: bytes) -> None:
+    def add(self, key: Key, event: Event) -> None:
         """Take an event."""
         numbers = self._by_key.get(key)
         if numbers is None:
             numbers = self._by_key[key] = deque()
             if self._delivering < MAX_CONCURRENT:
-                self._deliver(key, payload)
+                self._deliver(key, event)
                 return
             self._ready[key] = None
         number = next(self._numbers)
         numbers.append(number)
-        self._events[number] = key, payload
-        self._count(len(payload) + EVENT_BYTES)
+        self._events[number] = key, event
+        self._count(event.size)
         while len(self._events) > MAX_WAITING or self.size > MAX_WAITING_BYTES:
             self.drop_oldest()
 
@@ -247,14 +274,14 @@ class Backlog:
         self._events.clear()
         self._count(-self.size)
 
-    def _deliver(self, key: Key, payload: bytes) -> None:
+    def _deliver(self, key: Key, event: Event) -> None:
         self._delivering += 1
-        self._trigger.deliver(self, key, payload)
+        self._trigger.deliver(self, key, event)
 
-    def _take(self, number: int) -> bytes:
-        _, payload = self._events.pop(number)
-        self._count(-len(payload) - EVENT_BYTES)
-        return payload
+    def _take(self, number: int) -> Event:
+        _, event = self._events.pop(number)
+        self._count(-event.size)
+        return event
 
     def _count(self, size: int) -> None:
         self.size += size

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.spans import Span
+from agentos_engine.observability.trace_context import NO_TRACE, Trace, carried
 from agentos_engine.triggers.firing import SKIPPED, Firing
 from agentos_engine.triggers.registry import Binding
 
@@ -81,27 +83,37 @@ class StreamTriggers:
         """Whether any function is told of a stream."""
         return stream_name in self._changes.queues
 
-    def changed(self, stream_name: str, group_id: str, item_id: str | None, payload: bytes) -> None:
-        """Tell of an event; returns at once."""
+    def changed(
+        self, stream_name: str, group_id: str, item_id: str | None, payload: bytes, trace: Trace = NO_TRACE
+    ) -> None:
+        """Tell of an event; returns at once. ``trace`` is that of the call that caused it."""
+        trace = carried(*trace)
         for config, queue in self._changes.queues.get(stream_name, {}).values():
             if config.group_id in (None, group_id) and config.item_id in (None, item_id):
-                queue.add(payload)
+                queue.add(payload, trace)
 
-    async def join(self, payload: bytes) -> bool:
-        """Ask whether a client may subscribe."""
+    async def join(self, payload: bytes, trace: Trace = NO_TRACE) -> bool:
+        """Ask whether a client may subscribe; ``trace`` is what it came with."""
         bindings = list(self._joins.bindings)
         if not bindings:
             return True
-        return all(await asyncio.gather(*(self._permits(binding, payload) for binding in bindings)))
+        trace = carried(*trace)
+        return all(await asyncio.gather(*(self._permits(binding, payload, trace) for binding in bindings)))
 
-    def leave(self, payload: bytes) -> None:
-        """Tell that a subscription has ended; returns at once."""
+    def leave(self, payload: bytes, trace: Trace = NO_TRACE) -> None:
+        """Tell that a subscription has ended; returns at once. ``trace`` is what the client came with."""
+        trace = carried(*trace)
         for queue in self._leaves.queues.values():
-            queue.add(payload)
+            queue.add(payload, trace)
 
-    async def _permits(self, binding: Binding, payload: bytes) -> bool:
+    async def _run(self, binding: Binding, payload: bytes, seconds: float, trace: Trace) -> bytes | None:
+        traceparent, baggage = trace
+        with Span(self._bus, "stream_triggers", traceparent, function_id=binding.function_id) as span:
+            return await self._firing.run(binding, payload, seconds, span.traceparent, baggage)
+
+    async def _permits(self, binding: Binding, payload: bytes, trace: Trace) -> bool:
         try:
-            result = await self._firing.run(binding, payload, JOIN_TIMEOUT)
+            result = await self._run(binding, payload, JOIN_TIMEOUT, trace)
         except BusError as error:
             # It may be there to keep clients out, and nobody knows what it would have said.
             log.warning(
@@ -138,10 +150,10 @@ class StreamTriggers:
         self._bus.spawn(self._deliver(queue))
 
     async def _deliver(self, queue: "Queue") -> None:
-        while (payload := queue.take()) is not None:
-            binding = queue.binding
+        while (event := queue.take()) is not None:
+            binding, (payload, trace) = queue.binding, event
             try:
-                await self._firing.run(binding, payload, EVENT_TIMEOUT)
+                await self._run(binding, payload, EVENT_TIMEOUT, trace)
             except BusError as error:
                 log.warning(
                     "stream trigger failed: %s: %s",
@@ -234,7 +246,7 @@ class Queue:
     def __init__(self, triggers: StreamTriggers, binding: Binding) -> None:
         self.binding = binding
         self._triggers = triggers
-        self._events: deque[bytes] = deque()
+        self._events: deque[tuple[bytes, Trace]] = deque()
         self._size = 0
         self._delivering = False
         self._dropping = False
@@ -244,24 +256,25 @@ class Queue:
         """Whether events wait."""
         return bool(self._events)
 
-    def add(self, payload: bytes) -> None:
+    def add(self, payload: bytes, trace: Trace) -> None:
         """Take an event."""
-        self._events.append(payload)
-        self._size += len(payload)
+        event = payload, trace
+        self._events.append(event)
+        self._size += _size(event)
         while len(self._events) > MAX_WAITING or self._size > MAX_WAITING_BYTES:
             self._drop_oldest()
         if not self._delivering and self._events:
             self._delivering = True
             self._triggers.spawn(self)
 
-    def take(self) -> bytes | None:
+    def take(self) -> tuple[bytes, Trace] | None:
         """Return the next event to deliver; None, and nothing is being delivered any more, when none waits."""
         if not self._events:
             self._delivering = self._dropping = False
             return None
-        payload = self._events.popleft()
-        self._size -= len(payload)
-        return payload
+        event = self._events.popleft()
+        self._size -= _size(event)
+        return event
 
     def clear(self) -> None:
         """Forget what waits."""
@@ -277,7 +290,12 @@ class Queue:
                 len(self._events),
                 extra={"trigger_id": self.binding.id[:200], "function_id": self.binding.function_id},
             )
-        self._size -= len(self._events.popleft())
+        self._size -= _size(self._events.popleft())
+
+
+def _size(event: tuple[bytes, Trace]) -> int:
+    payload, (_, baggage) = event
+    return len(payload) + len(baggage or "")
 
 
 def _identity(binding: Binding) -> tuple[object, ...]:
