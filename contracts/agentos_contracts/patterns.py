@@ -36,7 +36,7 @@ BUILT_IN_IDS = frozenset(
     {"publish", "bridge.invoke", "bridge.invoke_async"}
     | {f"state::{name}" for name in ("set", "get", "delete", "update", "list", "list_groups")}
     | {f"stream::{name}" for name in ("set", "get", "delete", "list", "list_groups", "list_all", "send", "update")}
-    | {f"configuration::{name}" for name in ("register", "set", "get", "list", "schema")}
+    | {f"configuration::{name}" for name in ("register", "ensure", "set", "get", "list", "schema")}
     | {
         f"worker::{name}"
         for name in (

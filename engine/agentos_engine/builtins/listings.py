@@ -6,13 +6,25 @@ rules sees only what it may call.
 """
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from typing import TypeVar
 
 import msgspec
 
+from agentos_engine.builtins.listing_entries import (
+    ENGINE,
+    binding_entry,
+    described,
+    function_entry,
+    module_entry,
+    own_entry,
+    owner_name,
+    raw,
+    sees,
+    type_entry,
+    worker_entry,
+)
 from agentos_engine.bus.bus import Bus
-from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection
+from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import Context, Function, decode
 from agentos_engine.bus.registry import Registration
@@ -21,15 +33,11 @@ from agentos_engine.triggers.registry import Binding, Served
 Found = TypeVar("Found")
 Form = TypeVar("Form")
 
-ENGINE = "engine"
 OPERATORS_TYPE = "engine::connections"
-VERSION = version("agentos-engine")
 MAX_BATCH = 32
 """Functions that one ``engine::functions::info`` may ask for."""
 MAX_LISTED = 8
 """Different questions to ``engine::functions::list`` whose answers are kept."""
-MAX_SUMMARY = 200
-"""Characters of a binding's config in a listing."""
 
 
 class _FunctionsList(msgspec.Struct):
@@ -122,12 +130,12 @@ class Listings:
             if (internal or not each.internal)
             and each.function_id.startswith(prefix)
             and wanted.namespace in (None, each.connection.namespace)
-            and (search in each.function_id.lower() or search in _described(each).lower())
+            and (search in each.function_id.lower() or search in described(each).lower())
             and (not workers or each.connection.about.name in workers)
         ]
         if not workers and wanted.namespace in (None, DEFAULT_NAMESPACE):
             found += [
-                _own_entry(each)
+                own_entry(each)
                 for each in self._own(context)
                 if (internal or not each.internal)
                 and each.function_id.startswith(prefix)
@@ -159,13 +167,13 @@ class Listings:
         if own is not None and (own.function_id != function_id or (guard and not guard.sees_id(function_id))):
             own = None
         if own is not None and namespace in (None, DEFAULT_NAMESPACE):
-            return _own_entry(own) | {"found": True, "request_schema": None, "response_schema": None, "owner": "engine"}
+            return own_entry(own) | {"found": True, "request_schema": None, "response_schema": None, "owner": "engine"}
         found = [each for each in self._bus.registry.find(function_id) if guard is None or guard.sees(each)]
         chosen = _one([(each.connection.namespace, each) for each in found], namespace, f"Function {function_id}")
         connection = chosen.connection
         entry = function_entry(chosen)
         triggers = [
-            _binding_entry(each)
+            binding_entry(each)
             for each in self._bus.triggers
             if each.function_id == function_id and each.namespace == connection.namespace
         ]
@@ -184,7 +192,7 @@ class Listings:
         wanted = _read(context, data, _WorkersList)
         search = (wanted.search or "").lower()
         entries = [
-            _worker_entry(each, context)
+            worker_entry(each, context)
             for each in self._bus.connections.values()
             if wanted.worker_id in (None, "", each.id)
             and (search in each.about.name.lower() or search in each.about.description.lower())
@@ -195,7 +203,7 @@ class Listings:
         if _is_old(context.connection):  # that line hides who has not said who it is
             entries = [each for each in entries if each["pid"] is not None]
         if not guarded and not wanted.worker_id and wanted.runtime in (None, "", ENGINE):
-            entries += [each for each in map(_module_entry, self._modules()) if search in str(each["name"])]
+            entries += [each for each in map(module_entry, self._modules()) if search in str(each["name"])]
         if wanted.status:
             entries = [each for each in entries if each["status"] == wanted.status]
         entries.sort(key=lambda each: (str(each["name"]), str(each["id"])))
@@ -205,21 +213,21 @@ class Listings:
         wanted = _read(context, data, _WorkersInfo)
         if wanted.name in self._modules() and wanted.namespace in (None, DEFAULT_NAMESPACE):
             return {
-                "worker": _module_entry(wanted.name),
+                "worker": module_entry(wanted.name),
                 "functions": [],
                 "trigger_types": [],
                 "registered_triggers": [],
             }
         found = [(each.namespace, each) for each in self._bus.connections.values() if each.about.name == wanted.name]
         connection = _one(found, wanted.namespace, f"Worker {wanted.name}")
-        functions = [each for each in connection.registrations.values() if _sees(context, each)]
+        functions = [each for each in connection.registrations.values() if sees(context, each)]
         provided = [each for each in self._bus.triggers.provided if each.connection is connection]
         return {
-            "worker": _worker_entry(connection, context),
+            "worker": worker_entry(connection, context),
             "functions": [function_entry(each) for each in functions],
-            "trigger_types": [_type_entry(each.trigger_type, connection, each.description) for each in provided],
+            "trigger_types": [type_entry(each.trigger_type, connection, each.description) for each in provided],
             "registered_triggers": [
-                _binding_entry(each) for each in connection.bindings.values() if self._sees_binding(context, each)
+                binding_entry(each) for each in connection.bindings.values() if self._sees_binding(context, each)
             ],
         }
 
@@ -228,15 +236,15 @@ class Listings:
     def _triggers_list(self, context: Context, data: bytes) -> object:
         if _is_old(context.connection):
             wanted = _read(context, data, _TriggersList)
-            return {"triggers": [_binding_entry(each) for each in self._bindings(context, wanted)]}
+            return {"triggers": [binding_entry(each) for each in self._bindings(context, wanted)]}
         wanted = _read(context, data, _TriggersList)
         search = (wanted.search or "").lower()
         entries = [
-            _type_entry(name, None, msgspec.json.encode(each.description))
+            type_entry(name, None, msgspec.json.encode(each.description))
             for name, each in self._served(wanted.include_internal is True)
         ]
         entries += [
-            _type_entry(each.trigger_type, each.connection, each.description) for each in self._bus.triggers.provided
+            type_entry(each.trigger_type, each.connection, each.description) for each in self._bus.triggers.provided
         ]
         entries = [
             each
@@ -250,11 +258,11 @@ class Listings:
             {"id": name, "description": each.description} for name, each in self._served(False)
         ]
         for each in self._bus.triggers.provided:
-            entry: dict[str, object] = {"id": each.trigger_type, "description": _raw(each.description)}
+            entry: dict[str, object] = {"id": each.trigger_type, "description": raw(each.description)}
             if each.trigger_request_format is not None:
-                entry["trigger_request_format"] = _raw(each.trigger_request_format)
+                entry["trigger_request_format"] = raw(each.trigger_request_format)
             if each.call_request_format is not None:
-                entry["call_request_format"] = _raw(each.call_request_format)
+                entry["call_request_format"] = raw(each.call_request_format)
             entries.append(entry)
         return {"trigger_types": _sorted(context, entries)}
 
@@ -264,27 +272,27 @@ class Listings:
         schemas: dict[str, object] = {"configuration_schema": None, "request_schema": None, "response_schema": None}
         served = self._bus.triggers.served.get(wanted.id)
         if served is not None:
-            entry = _type_entry(wanted.id, None, msgspec.json.encode(served.description))
+            entry = type_entry(wanted.id, None, msgspec.json.encode(served.description))
             return entry | schemas | {"instance_count": count, "owner": "engine"}
         found = [
             (each.connection.namespace, each) for each in self._bus.triggers.provided if each.trigger_type == wanted.id
         ]
         provided = _one(found, wanted.namespace, f"Trigger type {wanted.id}")
-        schemas["configuration_schema"] = _raw(provided.trigger_request_format)
-        schemas["request_schema"] = _raw(provided.call_request_format)
-        entry = _type_entry(wanted.id, provided.connection, provided.description)
+        schemas["configuration_schema"] = raw(provided.trigger_request_format)
+        schemas["request_schema"] = raw(provided.call_request_format)
+        entry = type_entry(wanted.id, provided.connection, provided.description)
         return entry | schemas | {"instance_count": count, "owner": provided.connection.about.name}
 
     def _bindings_list(self, context: Context, data: bytes) -> object:
         wanted = _read(context, data, _TriggersList)
-        return {"registered_triggers": [_binding_entry(each) for each in self._bindings(context, wanted)]}
+        return {"registered_triggers": [binding_entry(each) for each in self._bindings(context, wanted)]}
 
     def _bindings_info(self, context: Context, data: bytes) -> object:
         wanted = _read(context, data, _Info)
         binding = self._bus.triggers.find(wanted.id)
         if binding is None or not self._sees_binding(context, binding):
             raise BusError("NOT_FOUND", f"Trigger {wanted.id} not found")
-        return _binding_entry(binding)
+        return binding_entry(binding)
 
     def _bindings(self, context: Context, wanted: _TriggersList) -> list[Binding]:
         search = (wanted.search or "").lower()
@@ -295,7 +303,7 @@ class Listings:
             and (wanted.include_internal or each.trigger_type != OPERATORS_TYPE)
             and wanted.trigger_type in (None, each.trigger_type)
             and wanted.function_id in (None, each.function_id)
-            and wanted.worker in (None, _owner_name(each))
+            and wanted.worker in (None, owner_name(each))
             and (search in each.function_id.lower() or search in each.trigger_type.lower())
         ]
 
@@ -316,11 +324,6 @@ class Listings:
     def _sees_binding(self, context: Context, binding: Binding) -> bool:
         guard = context.connection.guard if context.connection is not None else None
         return guard is None or binding.connection is context.connection or guard.sees_id(binding.function_id)
-
-
-def _sees(context: Context, registration: Registration) -> bool:
-    guard = context.connection.guard if context.connection is not None else None
-    return guard is None or guard.sees(registration)
 
 
 def _one(found: list[tuple[str, Found]], namespace: str | None, what: str) -> Found:
@@ -355,121 +358,3 @@ def _is_old(caller: Connection | None) -> bool:
 def _read(context: Context, data: bytes, form: type[Form]) -> Form:
     """The payload; null and absent are empty."""
     return decode(context.function_id, b"{}" if data == b"null" else data, form)
-
-
-def _raw(value: bytes | None) -> msgspec.Raw | None:
-    return None if value is None else msgspec.Raw(value)
-
-
-def _described(function: Registration) -> str:
-    return (function.description or b"").decode()
-
-
-def function_entry(function: Registration) -> dict[str, object]:
-    """Return what is listed of a function."""
-    return {
-        "function_id": function.function_id,
-        "namespace": function.connection.namespace,
-        "worker_name": function.connection.about.name,
-        "description": _raw(function.description),
-        "request_format": _raw(function.request_format),
-        "response_format": _raw(function.response_format),
-        "metadata": _raw(function.metadata),
-    }
-
-
-def _own_entry(function: Function) -> dict[str, object]:
-    return {
-        "function_id": function.function_id,
-        "namespace": DEFAULT_NAMESPACE,
-        "worker_name": "engine",
-        "description": function.description,
-        "request_format": None,
-        "response_format": None,
-        "metadata": {"internal": True} if function.internal else None,
-    }
-
-
-def _worker_entry(connection: Connection, context: Context) -> dict[str, object]:
-    about, peer = connection.about, connection.peer
-    functions = sorted(each.function_id for each in connection.registrations.values() if _sees(context, each))
-    status = "available" if connection.registrations else "connected"
-    if connection.silent or connection.draining:
-        status = "unresponsive" if connection.silent else "draining"
-    entry: dict[str, object] = {
-        "id": connection.id,
-        "name": about.name,
-        "namespace": connection.namespace,
-        "description": about.description,
-        "runtime": about.runtime,
-        "version": about.version,
-        "os": about.os,
-        "ip_address": connection.ip_address,
-        "pid": about.pid,
-        "isolation": about.isolation,
-        "internal": False,
-        "status": status,
-        "connected_at_ms": int(connection.connected_at * 1000),
-        "function_count": len(functions),
-        "functions": functions,
-        "active_invocations": len(connection.calls),
-        "latest_metrics": None,
-    }
-    if peer is not ANONYMOUS:
-        entry["identity"] = {
-            "realm": peer.realm,
-            "subject": peer.subject,
-            "uid": peer.uid,
-            "role": peer.role,
-            "pod_uid": peer.pod_uid,
-        }
-    return entry
-
-
-def _module_entry(name: str) -> dict[str, object]:
-    """A part of the engine, as iii lists its own."""
-    return {
-        "id": name,
-        "name": name,
-        "namespace": DEFAULT_NAMESPACE,
-        "description": "",
-        "runtime": ENGINE,
-        "version": VERSION,
-        "os": None,
-        "ip_address": None,
-        "pid": None,
-        "isolation": "in-process",
-        "internal": True,
-        "status": "available",
-        "connected_at_ms": None,
-        "function_count": 0,
-        "functions": [],
-        "active_invocations": 0,
-        "latest_metrics": None,
-    }
-
-
-def _type_entry(trigger_type: str, provider: Connection | None, description: bytes | None) -> dict[str, object]:
-    return {
-        "id": trigger_type,
-        "namespace": provider.namespace if provider is not None else DEFAULT_NAMESPACE,
-        "worker_name": provider.about.name if provider is not None else "engine",
-        "description": _raw(description) or "",
-    }
-
-
-def _owner_name(binding: Binding) -> str:
-    return binding.connection.about.name if binding.connection is not None else ""
-
-
-def _binding_entry(binding: Binding) -> dict[str, object]:
-    return {
-        "id": binding.id,
-        "trigger_type": binding.trigger_type,
-        "function_id": binding.function_id,
-        "namespace": binding.namespace,
-        "worker_name": _owner_name(binding),
-        "config": _raw(binding.config),
-        "config_summary": (binding.config or b"null").decode()[:MAX_SUMMARY],
-        "metadata": _raw(binding.metadata),
-    }

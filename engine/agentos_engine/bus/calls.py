@@ -1,8 +1,5 @@
 """Calls: from whoever makes them to whoever answers, and back."""
 
-import asyncio
-import inspect
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,18 +7,16 @@ import msgspec
 
 from agentos_engine import limits
 from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
-from agentos_engine.bus.errors import ENGINE_STOPPING, BusError, WorkerUnresponsive, function_not_found
-from agentos_engine.bus.functions import MISSING, Context, Function
+from agentos_engine.bus.errors import BusError, WorkerUnresponsive
+from agentos_engine.bus.execution import Execution, check_room, internal_error, shorter
+from agentos_engine.bus.functions import Context
 from agentos_engine.bus.invocations import NOBODY, Call, Caller, FutureCaller, Invocations, WorkerCaller
 from agentos_engine.bus.registry import Registration
-from agentos_engine.bus.spans import call_in_span
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import Message, is_null, kept, text_of
 
 if TYPE_CHECKING:
     from agentos_engine.bus.bus import Bus
-
-log = logging.getLogger(__name__)
 
 
 class Enqueue(Protocol):
@@ -48,6 +43,7 @@ class Calls:
         self._bus = bus
         self.timeout = timeout
         self.invocations = Invocations(bus.clock)
+        self._execution = Execution(bus, self)
         self.enqueue: Enqueue | None = None
         """The queues, when there are any."""
         self.accepted = 0
@@ -70,7 +66,7 @@ class Calls:
                     raise BusError(
                         "invalid_message", f"the invocation id is longer than {limits.MAX_ID_LENGTH} characters"
                     )
-                _check_room(len(connection.outgoing), "the caller waits for")
+                check_room(len(connection.outgoing), "the caller waits for")
             if len(message.function_id or "") > limits.MAX_ID_LENGTH:
                 raise BusError("invalid_message", f"the function id is longer than {limits.MAX_ID_LENGTH} characters")
             namespace = _namespace(message.namespace)
@@ -113,16 +109,16 @@ class Calls:
             )
             caller: Caller = WorkerCaller(connection) if invocation_id is not None else NOBODY
             if registration is None:
-                self._run(self._own(function_id, namespace, len(data)), context, data, caller, invocation_id or "")
+                self._execution.run(function_id, context, data, caller, invocation_id or "")
             else:
                 data = frames.with_caller(data, connection.id)
-                self._run_remote(registration, context, data, caller, invocation_id or "")
+                self._execution.run_remote(registration, context, data, caller, invocation_id or "")
             return
         target = registration.connection
         self.accepted += 1
         call = None
         if invocation_id is not None:
-            _check_room(len(target.calls), "the worker has")
+            check_room(len(target.calls), "the worker has")
             timeout = registration.timeout or self.timeout
             caller = WorkerCaller(connection)
             call = self.invocations.open(
@@ -169,7 +165,7 @@ class Calls:
             except BusError as error:
                 self.refuse(connection, invocation_id, function_id, error)
             except Exception:
-                self.refuse(connection, invocation_id, function_id, _internal_error("enqueue"))
+                self.refuse(connection, invocation_id, function_id, internal_error("enqueue"))
             else:
                 if self.deferred is not None:
                     self.deferred(function_id)
@@ -218,17 +214,16 @@ class Calls:
                 context = Context(function_id, None, traceparent, baggage, metadata, namespace)
                 payload = bytes(data) or b"null"
                 if registration is None:
-                    function = self._own(function_id, namespace, len(payload))
-                    return self._run(function, context, payload, caller, "", timeout, origin)
-                return self._run_remote(registration, context, payload, caller, "", timeout, origin)
+                    return self._execution.run(function_id, context, payload, caller, "", timeout, origin)
+                return self._execution.run_remote(registration, context, payload, caller, "", timeout, origin)
             target = registration.connection
-            _check_room(len(target.calls), "the worker has")
+            check_room(len(target.calls), "the worker has")
         except BusError:
             self.errors += 1
             raise
         self.accepted += 1
         now = self._bus.clock.monotonic()
-        allowed = _shorter(timeout, registration.timeout or self.timeout)
+        allowed = shorter(timeout, registration.timeout or self.timeout)
         call = self.invocations.open(function_id, caller, "", target, origin, allowed, now)
         frame = frames.invoke(
             registration.local_id,
@@ -339,119 +334,12 @@ class Calls:
             raise BusError("limit_exceeded", f"Function {function_id}: its worker does not read fast enough; try later")
         return registration
 
-    def _own(self, function_id: str, namespace: str, size: int) -> Function:
-        function = self._bus.functions.get(function_id)
-        if function is None:
-            if not function_id:
-                raise BusError("function_not_found", "the call names no function: function_id is missing")
-            raise function_not_found(function_id, namespace, self._bus.registry.elsewhere(function_id))
-        if size > limits.MAX_BUILT_IN_PAYLOAD:
-            raise BusError("limit_exceeded", f"{function_id} takes at most {limits.MAX_BUILT_IN_PAYLOAD} bytes")
-        return function
-
-    def _run(
-        self,
-        function: Function,
-        context: Context,
-        data: bytes,
-        caller: Caller,
-        caller_id: str,
-        timeout: float | None = None,
-        origin: Connection | None = None,
-    ) -> Call:
-        """Carry out one of the engine's own functions. Raises BusError for one that fails at once."""
-        _check_voids(context, caller)
-        self.accepted += 1
-        try:
-            if context.traceparent is not None and self._bus.spans is not None:
-                value = call_in_span(self._bus, function.handler, context, data)
-            else:
-                value = function.handler(context, data)
-        except BusError:
-            raise
-        except Exception as error:
-            raise _internal_error(context.function_id) from error
-        now = self._bus.clock.monotonic()
-        origin = origin or (context.connection if caller is not NOBODY else None)
-        limit = _shorter(timeout, self.timeout)
-        call = self.invocations.open(context.function_id, caller, caller_id, None, origin, limit, now)
-        if caller is NOBODY:
-            call.count_void(context.connection)
-        if inspect.isawaitable(value):
-            call.task = self._bus.spawn(self._finish(call, value))
-        else:
-            self._return(call, value)
-        return call
-
-    def _run_remote(
-        self,
-        registration: Registration,
-        context: Context,
-        data: bytes,
-        caller: Caller,
-        caller_id: str,
-        timeout: float | None = None,
-        origin: Connection | None = None,
-    ) -> Call:
-        assert registration.remote is not None
-        _check_voids(context, caller)
-        self.accepted += 1
-        now = self._bus.clock.monotonic()
-        limit = _shorter(timeout, registration.timeout or self.timeout)
-        origin = origin or (context.connection if caller is not NOBODY else None)
-        call = self.invocations.open(registration.function_id, caller, caller_id, None, origin, limit, now)
-        if caller is NOBODY:
-            call.count_void(context.connection)
-        answer = registration.remote(data, call.id, traceparent=context.traceparent, baggage=context.baggage)
-        call.task = self._bus.spawn(self._finish(call, answer, raw=True))
-        return call
-
-    async def _finish(self, call: Call, value: Awaitable[object], raw: bool = False) -> None:
-        try:
-            result = await value
-        except asyncio.CancelledError:
-            call.task = None
-            self.invocations.fail(call, ENGINE_STOPPING)  # unless it has ended, which is why this was cancelled
-            raise
-        except BusError as error:
-            call.task = None
-            self.errors += 1
-            self.invocations.fail(call, error)
-        except Exception:
-            call.task = None
-            self.errors += 1
-            self.invocations.fail(call, _internal_error(call.function_id))
-        else:
-            if raw:
-                result = MISSING if result is None else msgspec.Raw(result)  # type: ignore[arg-type]
-            self._return(call, result)
-
-    def _return(self, call: Call, value: object) -> None:
-        try:
-            result = None if value is MISSING else frames.text(value)
-        except Exception:
-            call.task = None
-            self.errors += 1
-            self.invocations.fail(call, _internal_error(call.function_id))
-            return
-        if not self.invocations.close(call):
-            return
-        observe = self.invocations.observe
-        if observe is not None:
-            observe(call.function_id, self._bus.clock.monotonic() - call.started, True)
-        call.caller.returned(call, result)
-
 
 def _too_large(function_id: str, size: int, target: Connection) -> BusError:
     return BusError(
         "payload_too_large",
         f"Function {function_id}: a message of {size} bytes is more than its worker's SDK takes ({target.max_frame})",
     )
-
-
-def _internal_error(function_id: str) -> BusError:
-    log.exception("the engine's function %s failed", function_id)
-    return BusError("internal_error", f"{function_id} failed inside the engine; its log says why")
 
 
 def _namespace(raw: msgspec.Raw) -> str:
@@ -478,19 +366,3 @@ def _idempotency_key(metadata: bytes | None) -> str | None:
 
 def _raw(text: str | None) -> msgspec.Raw | None:
     return None if text is None else msgspec.Raw(frames.text(text))
-
-
-def _shorter(first: float | None, second: float | None) -> float | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return min(first, second)
-
-
-def _check_voids(context: Context, caller: Caller) -> None:
-    if caller is NOBODY and context.connection is not None:
-        _check_room(context.connection.voids, "the engine is still carrying out for this worker")
-
-
-def _check_room(in_flight: int, who: str) -> None:
-    if in_flight >= limits.MAX_IN_FLIGHT:
-        raise BusError("limit_exceeded", f"{who} {in_flight} unanswered calls, the most allowed; try again later")

@@ -5,7 +5,7 @@ together; ``engine::workers-available`` gets ``{"event": "worker_connected" | "w
 "worker_metadata_updated", "worker_id"}`` at once.
 """
 
-from agentos_engine.builtins.listings import function_entry
+from agentos_engine.builtins.listing_entries import function_entry
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import Connection
 from agentos_engine.protocol import frames
