@@ -322,7 +322,7 @@ class _Socket(picows.WSListener, Link):
             self.close(RESTART, "no answer to pings")
             return
         self._unanswered += 1
-        if self._unanswered > self._server.silent_pings and self._connection is not None:
+        if self._unanswered >= self._server.silent_pings and self._connection is not None:
             self._connection.silent = True
         self._transport.send_ping()
 
