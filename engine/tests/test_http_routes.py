@@ -225,7 +225,10 @@ async def test_check_51_another_name_for_a_parameter_is_refused_until_the_first_
     wanted = "Route 'GET zz/:b/:a' conflicts with already-registered route 'GET zz/:a/:b': "
     assert refused["error"]["message"].startswith(wanted)
     assert (await ask("GET", "/zz/1/2")).json()["path_params"] == {"a": "1", "b": "2"}
+    (binding,) = second.connection.bindings.values()
+    assert binding.refused
     first.end()
+    assert not binding.refused
     assert (await ask("GET", "/zz/1/2")).json()["path_params"] == {"b": "1", "a": "2"}
 
 

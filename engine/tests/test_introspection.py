@@ -7,6 +7,7 @@ import pytest
 from agentos_engine.builtins import engine
 from agentos_engine.builtins.listings import Listings
 from agentos_engine.bus.connection import Peer as Who
+from agentos_engine.bus.errors import BusError
 from agentos_engine.triggers.availability import Availability
 
 
@@ -298,3 +299,38 @@ async def test_draining_is_for_the_operator_and_reports(described, join):
     ]
     operator.send(type="invokefunction", function_id="engine::workers::drain", invocation_id="e", data={})
     assert (await told(operator, "invocationresult"))[0]["error"]["code"] == "INVALID_ARGUMENTS"
+
+
+class Picky:
+    """A trigger type of the engine that takes one config only."""
+
+    def bind(self, binding):
+        if binding.config != b'"good"':
+            raise BusError("trigger_registration_failed", "bad config")
+
+    def unbind(self, binding):
+        pass
+
+
+def test_a_trigger_that_was_refused_is_not_listed_as_if_it_worked(described, join):
+    described.triggers.serve("picky", Picky())
+    worker, provider = join(), join()
+    provider.send(type="registertriggertype", id="my::type")
+    bind(worker, "picky", "good", config="good")
+    bind(worker, "picky", "bad", config="bad")
+    bind(worker, "my::type", "asked")
+    bind(worker, "nobody::has", "waits")
+
+    def listed():
+        rows = ask(worker, "engine::registered-triggers::list")["registered_triggers"]
+        return {each["id"] for each in rows}
+
+    assert listed() == {"good", "asked", "waits"}
+    error = {"code": "E", "message": "no"}
+    provider.send(type="triggerregistrationresult", id="asked", trigger_type="my::type", error=error)
+    assert listed() == {"good", "waits"}
+    assert ask(worker, "engine::triggers::info", {"id": "picky"})["instance_count"] == 1
+    provider.send(type="registertriggertype", id="my::type")
+    assert listed() == {"good", "asked", "waits"}, "it is asked again"
+    bind(worker, "picky", "bad", config="good")
+    assert "bad" in listed()

@@ -175,7 +175,7 @@ class Listings:
         triggers = [
             binding_entry(each)
             for each in self._bus.triggers
-            if each.function_id == function_id and each.namespace == connection.namespace
+            if each.function_id == function_id and each.namespace == connection.namespace and not each.refused
         ]
         return entry | {
             "found": True,
@@ -227,7 +227,9 @@ class Listings:
             "functions": [function_entry(each) for each in functions],
             "trigger_types": [type_entry(each.trigger_type, connection, each.description) for each in provided],
             "registered_triggers": [
-                binding_entry(each) for each in connection.bindings.values() if self._sees_binding(context, each)
+                binding_entry(each)
+                for each in connection.bindings.values()
+                if self._sees_binding(context, each) and not each.refused
             ],
         }
 
@@ -268,7 +270,7 @@ class Listings:
 
     def _triggers_info(self, context: Context, data: bytes) -> object:
         wanted = _read(context, data, _Info)
-        count = sum(each.trigger_type == wanted.id for each in self._bus.triggers)
+        count = sum(each.trigger_type == wanted.id and not each.refused for each in self._bus.triggers)
         schemas: dict[str, object] = {"configuration_schema": None, "request_schema": None, "response_schema": None}
         served = self._bus.triggers.served.get(wanted.id)
         if served is not None:
@@ -300,6 +302,7 @@ class Listings:
             each
             for each in self._bus.triggers
             if self._sees_binding(context, each)
+            and not each.refused
             and (wanted.include_internal or each.trigger_type != OPERATORS_TYPE)
             and wanted.trigger_type in (None, each.trigger_type)
             and wanted.function_id in (None, each.function_id)

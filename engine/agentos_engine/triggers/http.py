@@ -145,6 +145,9 @@ class Http:
             route.owners.remove(owner)
             if not route.owners:
                 self._routes.remove(owner.path, owner.method)
+                return
+            for each in route.serving():
+                each.binding.refused = False  # the one that it conflicted with may have gone
 
     # Requests
 

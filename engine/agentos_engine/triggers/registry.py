@@ -44,6 +44,8 @@ class Binding:
     size: int = 0
     condition: str | None = None
     """A function that is asked first whether this one shall run."""
+    refused: bool = False
+    """Whoever serves the type does not take it; it is kept, as that may change, but not listed."""
     maker: Peer = ANONYMOUS
     """Who made it, also when nobody owns it."""
     on_result: Callable[[BusError | None], None] | None = None
@@ -127,6 +129,7 @@ class TriggerRegistry:
             for binding in list(bindings):
                 try:
                     _join(entry, binding)
+                    binding.refused = False
                 except BusError as error:
                     _tell(binding, error)
 
@@ -199,7 +202,11 @@ class TriggerRegistry:
         held[binding.id] = binding
         self._bindings.setdefault(binding.trigger_type, {}).setdefault(binding.id, []).append(binding)
         if (entry := self.served.get(binding.trigger_type)) is not None:
-            _join(entry, binding)
+            try:
+                _join(entry, binding)
+            except BusError:
+                binding.refused = True
+                raise
             _acknowledge(binding, None)
         else:
             self._route(binding.trigger_type, binding.id)
@@ -318,6 +325,7 @@ class TriggerRegistry:
             _tell(binding, BusError("payload_too_large", text))
             return
         self._delivered[(binding.trigger_type, binding.id)] = (provider, binding)
+        binding.refused = False
         provider.send(frame)
 
 
@@ -374,6 +382,7 @@ def _leave(entry: Served, binding: Binding) -> None:
 
 def _tell(binding: Binding, error: BusError) -> None:
     """Tell whoever made a binding that it is refused."""
+    binding.refused = True
     if binding.connection is not None:
         body = frames.error_body(error.code, error.message)
         frame = frames.trigger_refused(binding.id, binding.trigger_type, binding.function_id, body)
