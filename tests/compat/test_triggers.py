@@ -80,7 +80,13 @@ async def test_a_binding_waits_for_the_owner_of_its_type_and_is_told_again_when_
     a = await mesh.start(owner, name, port=proxy.port)
     await mesh.answering(name)
     await a.do("own", id=own_type)
-    (told,) = await events(a, own_type, heard, 1)
+    try:
+        (told,) = await events(a, own_type, heard, 1)
+    except AssertionError:
+        # Python 0.25.0 tells of a type before it has noted it, so it may miss what comes at once; not so on reconnecting.
+        assert owner == "py-0.25.0"
+        proxy.cut()
+        (told,) = await events(a, own_type, heard, 1)
     proxy.cut()
     again = (await events(a, own_type, heard, 2))[1]
     assert again == told
