@@ -6,7 +6,7 @@ import msgspec
 
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.channels import ChannelRef, Channels
-from agentos_engine.bus.functions import Context, decode
+from agentos_engine.bus.functions import Context, decode_optional
 
 CREATE = "engine::channels::create"
 
@@ -19,7 +19,7 @@ def install(bus: Bus, channels: Channels) -> None:
     """Add the function to a bus; the channels it makes belong to the connection that asks."""
 
     def create(context: Context, data: bytes) -> dict[str, ChannelRef]:
-        wanted = decode(CREATE, b"{}" if data == b"null" else data, _Create)
+        wanted = decode_optional(CREATE, data, _Create)
         owner = context.connection.id if context.connection is not None else "engine"
         channel = channels.create(wanted.buffer_size, owner)
         return {"writer": channel.writer_ref(), "reader": channel.reader_ref()}

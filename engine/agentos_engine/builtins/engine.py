@@ -9,7 +9,7 @@ from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection, Description
 from agentos_engine.bus.errors import BusError
-from agentos_engine.bus.functions import Context, decode
+from agentos_engine.bus.functions import Context, decode, decode_optional
 from agentos_engine.bus.registrations import check_id
 from agentos_engine.protocol.messages import listable
 from agentos_engine.triggers.registry import Binding
@@ -51,7 +51,7 @@ def install(bus: Bus) -> None:
         caller = context.connection
         if caller is None:
             raise BusError("FORBIDDEN", "engine::workers::register is for workers")
-        fields = decode("engine::workers::register", b"{}" if data == b"null" else data, dict[str, object])
+        fields = decode_optional("engine::workers::register", data, dict[str, object])
         namespace = fields.get("namespace")
         if isinstance(namespace, str):
             bus.settle(caller, namespace)
@@ -151,8 +151,7 @@ def _check_operator(caller: Connection | None, function_id: str) -> None:
 
 
 def _max_frame(about: Description) -> int:
-    parts = about.version.split(".")
-    if about.runtime == "python" and len(parts) > 1 and parts[0] == "0" and parts[1].isdecimal() and int(parts[1]) < 25:
+    if about.runtime == "python" and about.is_before(25):
         return OLD_PYTHON_MAX_FRAME
     return limits.MAX_MESSAGE
 

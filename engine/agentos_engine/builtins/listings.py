@@ -26,12 +26,11 @@ from agentos_engine.builtins.listing_entries import (
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
 from agentos_engine.bus.errors import BusError
-from agentos_engine.bus.functions import Context, Function, decode
+from agentos_engine.bus.functions import Context, Function, decode_optional
 from agentos_engine.bus.registry import Registration
 from agentos_engine.triggers.registry import Binding, Served
 
 Found = TypeVar("Found")
-Form = TypeVar("Form")
 
 OPERATORS_TYPE = "engine::connections"
 MAX_BATCH = 32
@@ -120,7 +119,7 @@ class Listings:
         return self._listed[data]
 
     def _list(self, context: Context, data: bytes) -> dict[str, object]:
-        wanted = _read(context, data, _FunctionsList)
+        wanted = decode_optional(context.function_id, data, _FunctionsList)
         prefix, search = wanted.prefix or "", (wanted.search or "").lower()
         workers = {name for name in (wanted.worker, *(wanted.workers or ())) if name}
         internal = wanted.include_internal is True
@@ -144,7 +143,7 @@ class Listings:
         return {"functions": sorted(found, key=lambda entry: (str(entry["function_id"]), str(entry["namespace"])))}
 
     def _functions_info(self, context: Context, data: bytes) -> object:
-        wanted = _read(context, data, _FunctionsInfo)
+        wanted = decode_optional(context.function_id, data, _FunctionsInfo)
         if (wanted.function_id is None) == (wanted.function_ids is None):
             raise BusError("INVALID_ARGUMENTS", "give either function_id or function_ids")
         if wanted.function_ids is None:
@@ -189,7 +188,7 @@ class Listings:
     # Workers
 
     def _workers_list(self, context: Context, data: bytes) -> object:
-        wanted = _read(context, data, _WorkersList)
+        wanted = decode_optional(context.function_id, data, _WorkersList)
         search = (wanted.search or "").lower()
         entries = [
             worker_entry(each, context)
@@ -210,7 +209,7 @@ class Listings:
         return {"workers": entries, "timestamp": int(self._bus.clock.time() * 1000)}
 
     def _workers_info(self, context: Context, data: bytes) -> object:
-        wanted = _read(context, data, _WorkersInfo)
+        wanted = decode_optional(context.function_id, data, _WorkersInfo)
         if wanted.name in self._modules() and wanted.namespace in (None, DEFAULT_NAMESPACE):
             return {
                 "worker": module_entry(wanted.name),
@@ -237,9 +236,9 @@ class Listings:
 
     def _triggers_list(self, context: Context, data: bytes) -> object:
         if _is_old(context.connection):
-            wanted = _read(context, data, _TriggersList)
+            wanted = decode_optional(context.function_id, data, _TriggersList)
             return {"triggers": [binding_entry(each) for each in self._bindings(context, wanted)]}
-        wanted = _read(context, data, _TriggersList)
+        wanted = decode_optional(context.function_id, data, _TriggersList)
         search = (wanted.search or "").lower()
         entries = [
             type_entry(name, None, msgspec.json.encode(each.description))
@@ -269,7 +268,7 @@ class Listings:
         return {"trigger_types": _sorted(context, entries)}
 
     def _triggers_info(self, context: Context, data: bytes) -> object:
-        wanted = _read(context, data, _Info)
+        wanted = decode_optional(context.function_id, data, _Info)
         count = sum(each.trigger_type == wanted.id and not each.refused for each in self._bus.triggers)
         schemas: dict[str, object] = {"configuration_schema": None, "request_schema": None, "response_schema": None}
         served = self._bus.triggers.served.get(wanted.id)
@@ -286,11 +285,11 @@ class Listings:
         return entry | schemas | {"instance_count": count, "owner": provided.connection.about.name}
 
     def _bindings_list(self, context: Context, data: bytes) -> object:
-        wanted = _read(context, data, _TriggersList)
+        wanted = decode_optional(context.function_id, data, _TriggersList)
         return {"registered_triggers": [binding_entry(each) for each in self._bindings(context, wanted)]}
 
     def _bindings_info(self, context: Context, data: bytes) -> object:
-        wanted = _read(context, data, _Info)
+        wanted = decode_optional(context.function_id, data, _Info)
         binding = self._bus.triggers.find(wanted.id)
         if binding is None or not self._sees_binding(context, binding):
             raise BusError("NOT_FOUND", f"Trigger {wanted.id} not found")
@@ -354,10 +353,4 @@ def _sorted(context: Context, entries: list[dict[str, object]]) -> list[dict[str
 
 def _is_old(caller: Connection | None) -> bool:
     """True for SDKs of a line in which ``engine::triggers::list`` lists bindings: before 0.13."""
-    parts = caller.about.version.split(".") if caller is not None else []
-    return len(parts) > 1 and parts[0] == "0" and parts[1].isdecimal() and int(parts[1]) < 13
-
-
-def _read(context: Context, data: bytes, form: type[Form]) -> Form:
-    """The payload; null and absent are empty."""
-    return decode(context.function_id, b"{}" if data == b"null" else data, form)
+    return caller is not None and caller.about.is_before(13)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from agentos_engine.bus.errors import BusError
-from agentos_engine.bus.functions import Context, Functions, Handler, decode
+from agentos_engine.bus.functions import Context, Functions, Handler, decode, decode_optional
 from agentos_engine.observability.config import AlertRule
 from agentos_engine.observability.filters import (
     LogsList,
@@ -79,7 +79,7 @@ class _Queries:
     # Traces
 
     async def traces_list(self, context: Context, data: bytes) -> object:
-        query = _decode(context, data, TracesList)
+        query = decode_optional(context.function_id, data, TracesList)
         found = [span async for span in _sliced(self._candidates(query)) if query.matches(span)]
         keys = {"duration": lambda span: span.duration, "name": lambda span: span.name}
         key = keys.get(query.sort_by or "", lambda span: span.start)
@@ -127,7 +127,7 @@ class _Queries:
     # Logs
 
     async def logs_list(self, context: Context, data: bytes) -> object:
-        query = _decode(context, data, LogsList)
+        query = decode_optional(context.function_id, data, LogsList)
         found = [entry async for entry in _sliced(list(self._logs())) if query.matches(entry)]
         if query.sort_order == "desc":
             found.reverse()
@@ -149,7 +149,7 @@ class _Queries:
     # Metrics
 
     async def metrics_list(self, context: Context, data: bytes) -> object:
-        query = _decode(context, data, MetricsList)
+        query = decode_optional(context.function_id, data, MetricsList)
         start, end = nanoseconds(query.start_time, 0), nanoseconds(query.end_time, _END_OF_TIME)
         series = self._series(query.metric_name)
         stored = [row async for each in _sliced(series, 50) if (row := stored_series(each, start, end)) is not None]
@@ -168,7 +168,7 @@ class _Queries:
         return answer
 
     async def rollups_list(self, context: Context, data: bytes) -> object:
-        query = _decode(context, data, RollupsList)
+        query = decode_optional(context.function_id, data, RollupsList)
         start, end = nanoseconds(query.start_time, 0), nanoseconds(query.end_time, _END_OF_TIME)
         level = query.level or 0
         values, histograms = [], []
@@ -310,11 +310,6 @@ def _group_value(span: Span, attribute: str) -> str | None:
     if attribute in ("service_name", "name", "status"):
         return getattr(span, attribute)
     return attributes_of(span).get(attribute)
-
-
-def _decode(context: Context, data: bytes, form: type[_Row]) -> _Row:
-    """Return the payload; an absent one is as good as an empty object."""
-    return decode(context.function_id, b"{}" if data == b"null" else data, form)
 
 
 async def _sliced(rows: Iterable[_Row], size: int = SLICE) -> AsyncIterator[_Row]:

@@ -1,12 +1,12 @@
 """``state::*``: JSON values under a scope and a key, and the trigger type ``state`` that tells of their changes."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 
+from agentos_engine.builtins.stored import Writes, raw, stored
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import MISSING, Context, decode
 from agentos_engine.config import SettingsError
@@ -64,7 +64,7 @@ class State:
         self._bus = bus
         self._values = values
         self._max_value_bytes = MAX_VALUE_BYTES if max_value_bytes is None else max_value_bytes
-        self._writes: set[asyncio.Task[Any]] = set()
+        self._writes = Writes()
         self.trigger = StateTrigger(bus)
         self._functions: dict[str, tuple[Callable[[Context, bytes], Awaitable[object]], str]] = {
             "state::set": (self._set, "Store a value under a scope and a key"),
@@ -87,12 +87,9 @@ class State:
         """Take them back once the writes in progress are done. What waits for functions is still delivered."""
         for function_id in self._functions:
             self._bus.functions.remove(function_id)
-        if self._writes:
-            await asyncio.wait(self._writes)
+        await self._writes.finish()
         self.trigger.release()
         self._bus.triggers.unserve(TYPE)
-
-    # The writes are no coroutines of the caller's: when it goes, what it began is still done, and told to triggers.
 
     def _set(self, context: Context, data: bytes) -> Awaitable[Changed]:
         function_id = context.function_id
@@ -105,11 +102,11 @@ class State:
         check(value, self._max_value_bytes)
 
         async def write() -> Changed:
-            old = await _stored("SET_ERROR", self._values.set(STATE, fields.scope, fields.key, value))
+            old = await stored("SET_ERROR", self._values.set(STATE, fields.scope, fields.key, value))
             self._fire(context, fields, old, value)
-            return Changed(_raw(old), msgspec.Raw(value))
+            return Changed(raw(old), msgspec.Raw(value))
 
-        return self._carry_out(write())
+        return self._writes.carry_out(write())
 
     def _update(self, context: Context, data: bytes) -> Awaitable[Changed]:
         fields = decode(context.function_id, data, UpdateInput)
@@ -117,58 +114,37 @@ class State:
 
         async def write() -> Changed:
             changing = self._values.update(STATE, fields.scope, fields.key, update)
-            old, new = await _stored("UPDATE_ERROR", changing)
+            old, new = await stored("UPDATE_ERROR", changing)
             self._fire(context, fields, old, new)
-            return Changed(_raw(old), msgspec.Raw(new), update.errors or msgspec.UNSET)
+            return Changed(raw(old), msgspec.Raw(new), update.errors or msgspec.UNSET)
 
-        return self._carry_out(write())
+        return self._writes.carry_out(write())
 
     def _delete(self, context: Context, data: bytes) -> Awaitable[object]:
         fields = decode(context.function_id, data, ItemInput)
 
         async def write() -> object:
-            old = await _stored("DELETE_ERROR", self._values.delete(STATE, fields.scope, fields.key))
+            old = await stored("DELETE_ERROR", self._values.delete(STATE, fields.scope, fields.key))
             trace = context.traceparent, context.baggage
             self.trigger.fire("state:deleted", fields.scope, fields.key, old, None, trace)
             return MISSING if old is None else msgspec.Raw(old)
 
-        return self._carry_out(write())
+        return self._writes.carry_out(write())
 
     async def _get(self, context: Context, data: bytes) -> object:
         fields = decode(context.function_id, data, ItemInput)
-        value = await _stored("GET_ERROR", self._values.get(STATE, fields.scope, fields.key))
+        value = await stored("GET_ERROR", self._values.get(STATE, fields.scope, fields.key))
         return MISSING if value is None else msgspec.Raw(value)
 
     async def _list(self, context: Context, data: bytes) -> list[msgspec.Raw]:
         fields = decode(context.function_id, data, ScopeInput)
-        items = await _stored("LIST_ERROR", self._values.list(STATE, fields.scope))
+        items = await stored("LIST_ERROR", self._values.list(STATE, fields.scope))
         return [msgspec.Raw(value) for _, value in items]
 
     async def _list_groups(self, context: Context, data: bytes) -> dict[str, list[str]]:
-        return {"groups": await _stored("LIST_GROUPS_ERROR", self._values.scopes(STATE))}
+        return {"groups": await stored("LIST_GROUPS_ERROR", self._values.scopes(STATE))}
 
     def _fire(self, context: Context, item: ItemInput, old: bytes | None, new: bytes) -> None:
         # Right after the write returned, without waiting for anything: so events are fired in the order of the writes.
         event_type = "state:created" if old is None else "state:updated"
         self.trigger.fire(event_type, item.scope, item.key, old, new, (context.traceparent, context.baggage))
-
-    def _carry_out(self, write: Coroutine[Any, Any, Result]) -> Awaitable[Result]:
-        task = asyncio.get_running_loop().create_task(write)
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        return asyncio.shield(task)
-
-
-async def _stored(code: str, work: Coroutine[Any, Any, Result]) -> Result:
-    """Wait for the store. What fails there without a code of its own, such as a broken disk, gets this one."""
-    try:
-        return await work
-    except BusError:
-        raise
-    except Exception as error:
-        log.exception("the store failed")
-        raise BusError(code, f"The store failed: {error}") from error
-
-
-def _raw(value: bytes | None) -> msgspec.Raw | None:
-    return None if value is None else msgspec.Raw(value)

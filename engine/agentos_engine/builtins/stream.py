@@ -5,14 +5,14 @@ or ``stream::list_groups(NAME)`` keeps the values of that stream itself: it is c
 answers goes back.
 """
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 
 from agentos_engine import limits
+from agentos_engine.builtins.stored import Writes, raw, stored
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import MISSING, Context, decode
 from agentos_engine.config import port_taken
@@ -130,7 +130,7 @@ class Streams:
         self._gate = gate
         self._feed = Feed()
         self.server = StreamServer(self, self._feed, bus.clock)
-        self._writes: set[asyncio.Task[Any]] = set()
+        self._writes = Writes()
         self._started = False
         self._functions: dict[str, tuple[Callable[[Context, bytes], object | Awaitable[object]], str]] = {
             "stream::set": (self._set, "Store an item of a stream's group and tell its subscribers"),
@@ -161,12 +161,11 @@ class Streams:
         self._started = False
         for function_id in self._functions:
             self._bus.functions.remove(function_id)
-        if self._writes:
-            await asyncio.wait(self._writes, timeout=limits.DRAIN_TIMEOUT)
+        await self._writes.finish(limits.DRAIN_TIMEOUT)
         await self.server.close()
         self.triggers.unserve()
 
-    # Functions. Writes are no coroutines of the caller's: when it goes, what it began is still done, and told.
+    # Functions
 
     def _set(self, context: Context, data: bytes) -> Awaitable[object]:
         fields = decode(context.function_id, data, SetInput)
@@ -182,11 +181,11 @@ class Streams:
                 )
                 return _given(answer)
             storing = self._values.set(STREAM + fields.stream_name, fields.group_id, fields.item_id, value)
-            old = await _stored("STREAM_SET_ERROR", storing)
+            old = await stored("STREAM_SET_ERROR", storing)
             self._publish_change(context, fields, "create" if old is None else "update", value)
-            return Changed(_raw(old), msgspec.Raw(value))
+            return Changed(raw(old), msgspec.Raw(value))
 
-        return self._carry_out(write())
+        return self._writes.carry_out(write())
 
     def _update(self, context: Context, data: bytes) -> Awaitable[object]:
         fields = decode(context.function_id, data, UpdateInput)
@@ -194,11 +193,11 @@ class Streams:
 
         async def write() -> object:
             changing = self._values.update(STREAM + fields.stream_name, fields.group_id, fields.item_id, update)
-            old, new = await _stored("STREAM_UPDATE_ERROR", changing)
+            old, new = await stored("STREAM_UPDATE_ERROR", changing)
             self._publish_change(context, fields, "create" if old is None else "update", new)
-            return Changed(_raw(old), msgspec.Raw(new), update.errors or msgspec.UNSET)
+            return Changed(raw(old), msgspec.Raw(new), update.errors or msgspec.UNSET)
 
-        return self._carry_out(write())
+        return self._writes.carry_out(write())
 
     def _delete(self, context: Context, data: bytes) -> Awaitable[object]:
         fields = decode(context.function_id, data, ItemInput)
@@ -209,19 +208,19 @@ class Streams:
                 self._publish_change(context, fields, "delete", _kept(answer)[0])
                 return _given(answer)
             deleting = self._values.delete(STREAM + fields.stream_name, fields.group_id, fields.item_id)
-            old = await _stored("STREAM_DELETE_ERROR", deleting)
+            old = await stored("STREAM_DELETE_ERROR", deleting)
             if old is not None:
                 self._publish_change(context, fields, "delete", old)
-            return {"old_value": _raw(old)}
+            return {"old_value": raw(old)}
 
-        return self._carry_out(write())
+        return self._writes.carry_out(write())
 
     async def _get(self, context: Context, data: bytes) -> object:
         fields = decode(context.function_id, data, ItemInput)
         if (override := self._override("get", fields.stream_name)) is not None:
             return _given(await self._call(context, override, data))
         getting = self._values.get(STREAM + fields.stream_name, fields.group_id, fields.item_id)
-        return _given(await _stored("STREAM_GET_ERROR", getting))
+        return _given(await stored("STREAM_GET_ERROR", getting))
 
     async def _list(self, context: Context, data: bytes) -> object:
         fields = decode(context.function_id, data, GroupInput)
@@ -233,15 +232,15 @@ class Streams:
         fields = decode(context.function_id, data, StreamInput)
         if (override := self._override("list_groups", fields.stream_name)) is not None:
             return _given(await self._call(context, override, data))
-        return await _stored("STREAM_LIST_GROUPS_ERROR", self._values.scopes(STREAM + fields.stream_name))
+        return await stored("STREAM_LIST_GROUPS_ERROR", self._values.scopes(STREAM + fields.stream_name))
 
     async def _list_all(self, context: Context, data: bytes) -> object:
         code = "STREAM_LIST_ALL_ERROR"
         streams: list[dict[str, object]] = []
         size = 0
-        for space in await _stored(code, self._values.spaces()):
+        for space in await stored(code, self._values.spaces()):
             if space.startswith(STREAM):
-                groups = await _stored(code, self._values.scopes(space))
+                groups = await stored(code, self._values.scopes(space))
                 size += len(space) + sum(map(len, groups))
                 if size > MAX_LIST_BYTES:
                     raise StorageError(
@@ -265,14 +264,8 @@ class Streams:
         return function_id if self._bus.registry.owners(function_id) is not None else None
 
     async def _items(self, stream_name: str, group_id: str) -> bytes:
-        items = await _stored("STREAM_GET_GROUP_ERROR", self._values.list(STREAM + stream_name, group_id))
+        items = await stored("STREAM_GET_GROUP_ERROR", self._values.list(STREAM + stream_name, group_id))
         return b"[%b]" % b",".join(value for _, value in items)
-
-    def _carry_out(self, write: Coroutine[Any, Any, object]) -> Awaitable[object]:
-        task = asyncio.get_running_loop().create_task(write)
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-        return asyncio.shield(task)
 
     # Events
 
@@ -343,24 +336,13 @@ class Streams:
             payload = msgspec.json.encode(fields | {"item_id": key})
             return await self._bus.call(override, payload, timeout=READ_TIMEOUT) or b"null"
         getting = self._values.get(STREAM + stream_name, group_id, key)
-        return await _stored("STREAM_GET_ERROR", getting) or b"null"
+        return await stored("STREAM_GET_ERROR", getting) or b"null"
 
 
 class _Admission(msgspec.Struct):
     """What ``auth_function`` answers."""
 
     context: msgspec.Raw = msgspec.Raw(b"null")
-
-
-async def _stored(code: str, work: Coroutine[Any, Any, Result]) -> Result:
-    """Wait for the store. What fails there without a code of its own, such as a broken disk, gets this one."""
-    try:
-        return await work
-    except BusError:
-        raise
-    except Exception as error:
-        log.exception("the store failed")
-        raise BusError(code, f"The store failed: {error}") from error
 
 
 def _kept(answer: bytes | None) -> tuple[bytes, bytes]:
@@ -374,7 +356,3 @@ def _kept(answer: bytes | None) -> tuple[bytes, bytes]:
 
 def _given(value: bytes | None) -> object:
     return MISSING if value is None else msgspec.Raw(value)
-
-
-def _raw(value: bytes | None) -> msgspec.Raw | None:
-    return None if value is None else msgspec.Raw(value)

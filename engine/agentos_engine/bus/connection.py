@@ -47,6 +47,11 @@ class Description:
     isolation: str | None = None
     pid: int | None = None
 
+    def is_before(self, minor: int) -> bool:
+        """True for an SDK of a line before 0.``minor``; False for versions of another form."""
+        parts = self.version.split(".")
+        return len(parts) > 1 and parts[0] == "0" and parts[1].isdecimal() and int(parts[1]) < minor
+
 
 class Link:
     """The other end of a connection as the bus needs it: the socket, or in tests a list."""

@@ -96,4 +96,9 @@ def decode(function_id: str, data: bytes, form: type[Payload]) -> Payload:
     raise BusError("deserialization_error", f"Failed to deserialize input for {function_id}: {reason}")
 
 
+def decode_optional(function_id: str, data: bytes, form: type[Payload]) -> Payload:
+    """The same for a payload that may be left out: null and absent are an empty object."""
+    return decode(function_id, b"{}" if data == b"null" else data, form)
+
+
 _MISSING_FIELD = re.compile(r"Object missing required field `(\w+)`")

@@ -15,6 +15,7 @@ import picows
 
 from agentos_engine import limits
 from agentos_engine.bus.channels import Channel, Channels, Reader, Writer
+from agentos_engine.server.fragments import Fragments, MessageFault
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +185,16 @@ class WriterSocket(ChannelSocket):
     """A worker that writes."""
 
     _writer: Writer | None = None
-    _partial: bytearray | None = None
-    """What has come of a fragmented message."""
     _is_text = False
+
+    def __init__(
+        self,
+        channel: Channel,
+        on_open: Callable[[ChannelSocket], object],
+        on_close: Callable[[ChannelSocket], object],
+    ) -> None:
+        super().__init__(channel, on_open, on_close)
+        self._fragments = Fragments(limits.MAX_MESSAGE)
 
     def _enter(self, transport: picows.WSTransport) -> bool:
         transport.underlying_transport.get_extra_info("socket").setsockopt(
@@ -199,26 +207,15 @@ class WriterSocket(ChannelSocket):
         kind = frame.msg_type
         if kind not in (_TEXT, _BINARY, _CONTINUATION):
             return
-        if frame.rsv1 or (kind == _CONTINUATION) == (self._partial is None):
-            self.close(picows.WSCloseCode.PROTOCOL_ERROR, "compressed, or fragments out of order")
+        try:
+            message = self._fragments.take(frame)
+        except MessageFault as fault:
+            self.close(fault.code, fault.reason)
             return
         if kind != _CONTINUATION:
             self._is_text = kind == _TEXT
-            if frame.fin:
-                self._write(frame.get_payload_as_bytes())
-                return
-            self._partial = bytearray()
-        self._on_fragment(frame)
-
-    def _on_fragment(self, frame: picows.WSFrame) -> None:
-        partial = self._partial if self._partial is not None else bytearray()
-        if len(partial) + frame.payload_size > limits.MAX_MESSAGE:
-            self.close(picows.WSCloseCode.MESSAGE_TOO_BIG, f"a message has at most {limits.MAX_MESSAGE} bytes")
-            return
-        partial += frame.get_payload_as_memoryview()
-        if frame.fin:
-            self._partial = None
-            self._write(bytes(partial))
+        if message is not None:
+            self._write(message)
 
     def _write(self, data: bytes) -> None:
         if self._is_text and not _is_utf8(data):
@@ -247,7 +244,7 @@ class WriterSocket(ChannelSocket):
             self._writer.finish()
 
     def _leave(self) -> None:
-        self._partial = None
+        self._fragments.drop()
         if self._writer is not None:
             self._writer.abort()
             self._writer = None

@@ -12,6 +12,7 @@ import picows
 from agentos_engine import limits
 from agentos_engine.clock import Clock
 from agentos_engine.observability.trace_context import Trace
+from agentos_engine.server.fragments import Fragments, MessageFault
 from agentos_engine.server.stream_client import Client, Feed, Host
 
 log = logging.getLogger(__name__)
@@ -166,8 +167,7 @@ class _Socket(picows.WSListener):
         self._server = server
         self._transport: picows.WSTransport | None = None
         self._client: Client | None = None
-        self._partial: bytearray | None = None
-        """What has come of a fragmented message."""
+        self._fragments = Fragments(MAX_MESSAGE)
         self._frames: list[bytes] = []
         self._frames_size = 0
         self._silent = 0
@@ -188,7 +188,7 @@ class _Socket(picows.WSListener):
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         """Tell the client's side that it is over."""
-        self._partial = None
+        self._fragments.drop()
         self._server.disconnected(self)
         self._end()
 
@@ -204,23 +204,13 @@ class _Socket(picows.WSListener):
             if not self._write_paused:
                 transport.send_pong(frame.get_payload_as_bytes())
         elif kind in _DATA:
-            if frame.rsv1 or (kind == picows.WSMsgType.CONTINUATION) == (self._partial is None):
-                self.close(picows.WSCloseCode.PROTOCOL_ERROR, "compressed, or fragments out of order")
-            elif frame.fin and self._partial is None:
-                self._receive(frame.get_payload_as_bytes())
+            try:
+                message = self._fragments.take(frame)
+            except MessageFault as fault:
+                self.close(fault.code, fault.reason)
             else:
-                self._on_fragment(frame)
-
-    def _on_fragment(self, frame: picows.WSFrame) -> None:
-        partial = self._partial if self._partial is not None else bytearray()
-        if len(partial) + frame.payload_size > MAX_MESSAGE:
-            self._partial = None
-            self.close(picows.WSCloseCode.MESSAGE_TOO_BIG, f"a message has at most {MAX_MESSAGE} bytes")
-            return
-        partial += frame.get_payload_as_memoryview()
-        self._partial = None if frame.fin else partial
-        if frame.fin:
-            self._receive(bytes(partial))
+                if message is not None:
+                    self._receive(message)
 
     def _receive(self, message: bytes) -> None:
         if self._client is not None:

@@ -17,6 +17,7 @@ from agentos_engine.bus.connection import Connection, Link, Peer
 from agentos_engine.bus.errors import BusError
 from agentos_engine.protocol import frames
 from agentos_engine.server.channels import ChannelSocket, accept_channel
+from agentos_engine.server.fragments import Fragments, MessageFault
 from agentos_engine.server.paths import AccessError, Gate, Target, parse_path
 
 log = logging.getLogger(__name__)
@@ -151,8 +152,7 @@ class _Socket(picows.WSListener, Link):
         self._early: list[bytes] | None = None
         """Messages that came before the auth function has answered."""
         self._refused = False
-        self._partial: bytearray | None = None
-        """What has come of a fragmented message."""
+        self._fragments = Fragments(limits.MAX_MESSAGE)
         self._heard = True
         self._unanswered = 0
         self._write_paused = False
@@ -217,7 +217,7 @@ class _Socket(picows.WSListener, Link):
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         """Take the connection off the bus."""
         self._server.forget(self)
-        self._partial = None
+        self._fragments.drop()
         self._leave()
 
     def on_ws_frame(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
@@ -229,25 +229,15 @@ class _Socket(picows.WSListener, Link):
         if kind == _CLOSE:
             self._on_close(transport, frame)
         elif kind in (_TEXT, _BINARY, _CONTINUATION) and not transport.is_close_frame_sent:
-            if frame.rsv1 or (kind == _CONTINUATION) == (self._partial is None):
-                self.close(picows.WSCloseCode.PROTOCOL_ERROR, "compressed, or fragments out of order")
-            elif frame.fin and self._partial is None:
-                self._receive(frame.get_payload_as_bytes())
+            try:
+                message = self._fragments.take(frame)
+            except MessageFault as fault:
+                self.close(fault.code, fault.reason)
             else:
-                self._on_fragment(frame)
+                if message is not None:
+                    self._receive(message)
         if self._unanswered:
             self._revive()
-
-    def _on_fragment(self, frame: picows.WSFrame) -> None:
-        partial = self._partial if self._partial is not None else bytearray()
-        if len(partial) + frame.payload_size > limits.MAX_MESSAGE:
-            self._partial = None
-            self.close(picows.WSCloseCode.MESSAGE_TOO_BIG, f"a message has at most {limits.MAX_MESSAGE} bytes")
-            return
-        partial += frame.get_payload_as_memoryview()
-        self._partial = None if frame.fin else partial
-        if frame.fin:
-            self._receive(bytes(partial))
 
     def _receive(self, message: bytes) -> None:
         if self._early is not None:

@@ -10,7 +10,7 @@ from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import Connection
 from agentos_engine.protocol import frames
 from agentos_engine.triggers.firing import Firing
-from agentos_engine.triggers.registry import Binding
+from agentos_engine.triggers.registry import Bindings
 
 FUNCTIONS = "engine::functions-available"
 WORKERS = "engine::workers-available"
@@ -25,8 +25,8 @@ class Availability:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._firing = Firing(bus)
-        self._functions = _Bindings()
-        self._workers = _Bindings()
+        self._functions = Bindings()
+        self._workers = Bindings()
         self._known: frozenset[tuple[str, str]] = frozenset()
         self._names: dict[str, tuple[object, ...]] = {}
         """What each connection has told about itself, as last told to others."""
@@ -48,14 +48,14 @@ class Availability:
                 self._tell("worker_connected", connection)
             elif former != facts:
                 self._tell("worker_metadata_updated", connection)
-        if not self._scheduled and self._functions.bindings:
+        if not self._scheduled and self._functions:
             self._scheduled = True
             self._bus.clock.call_later(GATHERING, self._look)
 
     def _tell(self, event: str, connection: Connection) -> None:
-        if self._workers.bindings:
+        if self._workers:
             payload = frames.text({"event": event, "worker_id": connection.id})
-            for binding in list(self._workers.bindings):
+            for binding in self._workers:
                 self._firing.start(binding, payload)
 
     def _look(self) -> None:
@@ -67,18 +67,5 @@ class Availability:
         self._known = known
         entries = [function_entry(each) for each in functions]
         payload = frames.text({"event": "functions_changed", "functions": entries})
-        for binding in list(self._functions.bindings):
+        for binding in self._functions:
             self._firing.start(binding, payload)
-
-
-class _Bindings:
-    """The bindings to one type; its config may hold a condition and nothing else."""
-
-    def __init__(self) -> None:
-        self.bindings: dict[Binding, None] = {}
-
-    def bind(self, binding: Binding) -> None:
-        self.bindings[binding] = None
-
-    def unbind(self, binding: Binding) -> None:
-        self.bindings.pop(binding, None)

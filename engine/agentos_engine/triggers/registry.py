@@ -69,6 +69,27 @@ class BuiltInType(Protocol):
         ...
 
 
+class Bindings:
+    """A type that only has to know its bindings, in the order in which they were made; it takes any config."""
+
+    def __init__(self) -> None:
+        self._bindings: dict[Binding, None] = {}
+
+    def __iter__(self) -> Iterator[Binding]:
+        return iter(list(self._bindings))
+
+    def __bool__(self) -> bool:
+        return bool(self._bindings)
+
+    def bind(self, binding: Binding) -> None:
+        """Keep a binding."""
+        self._bindings[binding] = None
+
+    def unbind(self, binding: Binding) -> None:
+        """Forget a binding."""
+        self._bindings.pop(binding, None)
+
+
 @dataclass(slots=True, eq=False)
 class Provided:
     """A trigger type of a worker. The formats are raw JSON or None."""
@@ -329,14 +350,21 @@ class TriggerRegistry:
         provider.send(frame)
 
 
-def _group(binding: Binding) -> tuple[object, ...]:
-    return (binding.namespace, binding.function_id, _canonical(binding.config), binding.metadata)
+def replica_group(binding: Binding) -> tuple[object, ...]:
+    """What is the same of bindings that replicas of one worker make."""
+    return (
+        binding.trigger_type,
+        binding.namespace,
+        binding.function_id,
+        _canonical(binding.config),
+        binding.metadata,
+    )
 
 
 def _join(entry: Served, binding: Binding) -> None:
     """Bind, unless another connection's binding to the same serves already."""
     if entry.shared:
-        key = _group(binding)
+        key = replica_group(binding)
         group = entry.groups.setdefault(key, [])
         if group and group[0].connection is not binding.connection:
             group.append(binding)
@@ -357,7 +385,7 @@ def _leave(entry: Served, binding: Binding) -> None:
     if not entry.shared:
         entry.served.unbind(binding)
         return
-    key = _group(binding)
+    key = replica_group(binding)
     group = entry.groups.get(key, [])
     if binding not in group:
         return

@@ -24,7 +24,7 @@ from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.spans import Span
 from agentos_engine.observability.trace_context import NO_TRACE, Trace, carried
 from agentos_engine.triggers.firing import SKIPPED, Firing
-from agentos_engine.triggers.registry import Binding
+from agentos_engine.triggers.registry import Binding, Bindings, replica_group
 
 if TYPE_CHECKING:
     from agentos_engine.bus.bus import Bus
@@ -59,7 +59,7 @@ class StreamTriggers:
         self._bus = bus
         self._firing = Firing(bus)
         self._changes = ChangeType(self)
-        self._joins = JoinType()
+        self._joins = Bindings()
         self._leaves = LeaveType(self)
         self._left: dict[tuple[object, ...], list[Queue]] = {}
         self.dropped = 0
@@ -94,11 +94,10 @@ class StreamTriggers:
 
     async def join(self, payload: bytes, trace: Trace = NO_TRACE) -> bool:
         """Ask whether a client may subscribe; ``trace`` is what it came with."""
-        bindings = list(self._joins.bindings)
-        if not bindings:
+        if not self._joins:
             return True
         trace = carried(*trace)
-        return all(await asyncio.gather(*(self._permits(binding, payload, trace) for binding in bindings)))
+        return all(await asyncio.gather(*(self._permits(binding, payload, trace) for binding in self._joins)))
 
     def leave(self, payload: bytes, trace: Trace = NO_TRACE) -> None:
         """Tell that a subscription has ended; returns at once. ``trace`` is what the client came with."""
@@ -129,7 +128,7 @@ class StreamTriggers:
 
     def open(self, binding: Binding) -> "Queue":
         """Return the queue of a new binding: with what the one that it stands in for has left, if there is such."""
-        left = self._left.get(_identity(binding))
+        left = self._left.get(replica_group(binding))
         queue = left.pop() if left else Queue(self, binding)
         queue.binding = binding
         return queue
@@ -137,7 +136,7 @@ class StreamTriggers:
     def close(self, queue: "Queue") -> None:
         """A binding has gone. A replica's of the same function may follow in the same turn of the loop."""
         if queue.busy:
-            identity = _identity(queue.binding)
+            identity = replica_group(queue.binding)
             self._left.setdefault(identity, []).append(queue)
             self._bus.clock.call_later(0, self._forget, identity)
 
@@ -200,21 +199,6 @@ class ChangeType:
         """Forget all bindings; their queues are still delivered."""
         self._bound.clear()
         self.queues.clear()
-
-
-class JoinType:
-    """The type ``stream:join``."""
-
-    def __init__(self) -> None:
-        self.bindings: dict[Binding, None] = {}
-
-    def bind(self, binding: Binding) -> None:
-        """Ask a function from now on."""
-        self.bindings[binding] = None
-
-    def unbind(self, binding: Binding) -> None:
-        """Ask a function no more."""
-        self.bindings.pop(binding, None)
 
 
 class LeaveType:
@@ -296,10 +280,6 @@ class Queue:
 def _size(event: tuple[bytes, Trace]) -> int:
     payload, (_, baggage) = event
     return len(payload) + len(baggage or "")
-
-
-def _identity(binding: Binding) -> tuple[object, ...]:
-    return binding.trigger_type, binding.namespace, binding.function_id, binding.config, binding.metadata
 
 
 def _unauthorized(result: bytes | None) -> bool:
