@@ -1,25 +1,19 @@
 """The ``agentos`` command. What a subcommand needs is imported when it runs, so that ``--help`` stays quick."""
 
-from enum import StrEnum
-from typing import Annotated
+import sys
 
 import typer
+
+from agentos.commands import validate
+from agentos.errors import CommandError, ExitCode
 
 app = typer.Typer(
     name="agentos",
     help="AgentOS on Kubernetes.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class Output(StrEnum):
-    """Forms of output."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 @app.callback()
@@ -27,33 +21,20 @@ def agentos() -> None:
     """AgentOS on Kubernetes."""
 
 
-@app.command()
-def validate(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILE...", help="Files with Workers, Realms or an iii.worker.yaml; folders to search; - for stdin."
-        ),
-    ],
-    output: Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")] = Output.TEXT,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what was skipped, and why.")] = False,
-) -> None:
-    """Say all that is wrong with Workers, Realms and manifests, as the admission webhook would.
-
-    Exit code: 0 without errors (warnings allowed), 1 with errors, 2 when something cannot be read.
-    """
-    from agentos.validate import as_json, as_text, validate_paths
-
-    report = validate_paths(files)
-    typer.echo(as_json(report) if output is Output.JSON else as_text(report, verbose=verbose))
-    for name, why in report.unreadable:
-        typer.echo(f"agentos: cannot read {name}: {why}", err=True)
-    raise typer.Exit(report.exit_code)
+for _group in (validate,):
+    _group.add_to(app)
 
 
 def main() -> None:
     """Run the command."""
-    app()
+    try:
+        app()
+    except CommandError as error:
+        print(f"agentos: {error}", file=sys.stderr)
+        raise SystemExit(error.code) from None
+    except BrokenPipeError:  # such as | head
+        sys.stderr.close()
+        raise SystemExit(ExitCode.OK) from None
 
 
 if __name__ == "__main__":
