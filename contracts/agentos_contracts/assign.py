@@ -17,6 +17,7 @@ The rules:
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from agentos_contracts.patterns import Pattern, PatternError, reserved_by
 
@@ -103,6 +104,23 @@ class Assignment:
     holders: dict[str, tuple[Holder, ...]]
     waiting: dict[str, tuple[Clash, ...]]
     granted: frozenset[str]
+
+
+def patterns_of(worker: Mapping[str, Any]) -> tuple[Pattern, ...]:
+    """Return the patterns that a Worker claims: those of its spec.owns, each once.
+
+    Empty when one of them is malformed or the engine's: that is told by validation, and nothing of it is claimed.
+    """
+    wanted: list[Pattern] = []
+    for text in worker.get("spec", {}).get("owns") or ():
+        try:
+            pattern = Pattern.parse(text)
+        except (PatternError, TypeError):
+            return ()
+        if reserved_by(pattern):
+            return ()
+        wanted.append(pattern)
+    return tuple(dict.fromkeys(wanted))
 
 
 def assign(claimants: Iterable[Claimant], recorded: Mapping[str, Sequence[Holder]], now: str) -> Assignment:

@@ -1,4 +1,4 @@
-"""Function-id patterns: what a Worker may claim, which ids a pattern covers, and the names of claim objects.
+"""Function-id patterns: what a Worker may claim or says it calls, which ids a pattern covers, and the names of claim objects.
 
 Standard library only: the engine imports this module on its way to a small process.
 
@@ -104,6 +104,15 @@ class Pattern:
 
     def __str__(self) -> str:
         return self.text
+
+
+def called_pattern(text: str) -> Pattern:
+    """Read a pattern of functions that are called: as :meth:`Pattern.parse`, but a built-in id without ``::`` is itself.
+
+    So ``publish`` stands for the engine's function of that name, not for ``publish::*``. Raises PatternError.
+    """
+    itself = isinstance(text, str) and "::" not in text and text in BUILT_IN_IDS
+    return Pattern(text) if itself else Pattern.parse(text)
 
 
 def reserved_by(pattern: Pattern) -> str | None:

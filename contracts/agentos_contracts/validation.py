@@ -4,6 +4,7 @@ The same findings serve the admission webhook, the reconciler and ``agentos vali
 is ever raised: what comes back is a list.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from agentos_contracts.findings import MAX_DEPTH, Finding, error, shown, too_deep, warning
 from agentos_contracts.manifest import dependency_findings, validate_manifest, version_findings
 from agentos_contracts.model_findings import at, described, model_findings, unknown_field
-from agentos_contracts.patterns import RESERVED_SEGMENTS, Pattern, PatternError, reserved_by
+from agentos_contracts.patterns import RESERVED_SEGMENTS, Pattern, PatternError, called_pattern, reserved_by
 from agentos_contracts.realm import RealmSpec
 from agentos_contracts.resource import API_VERSION, GROUP
 from agentos_contracts.worker import (
@@ -72,6 +73,7 @@ def validate_worker(resource: object) -> list[Finding]:
     found += _env_from_findings(spec.get("envFrom"))
     found += _token_findings(spec)
     found += owns_findings(spec.get("owns"), "spec.owns")
+    found += calls_findings(spec.get("calls"), "spec.calls")
     found += version_findings(spec.get("version") or None, "spec.version")
     metadata = resource.get("metadata") if isinstance(resource, dict) else None
     if isinstance(metadata, dict) and metadata.get("name") == ENGINE_NAME:
@@ -91,22 +93,33 @@ def validate_realm(resource: object) -> list[Finding]:
 
 def owns_findings(owns: object, path: str) -> list[Finding]:
     """Return what is wrong with a list of owned patterns; wrong types are the models' to report."""
-    if not isinstance(owns, list):
+    return _pattern_findings(owns, path, Pattern.parse, _reserved_words)
+
+
+def calls_findings(calls: object, path: str) -> list[Finding]:
+    """Return what is wrong with a list of called patterns: as for owned ones, but the engine's may be among them."""
+    return _pattern_findings(calls, path, called_pattern, lambda _: None)
+
+
+def _pattern_findings(
+    texts: object, path: str, read: Callable[[str], Pattern], reserved_words: Callable[[Pattern], str | None]
+) -> list[Finding]:
+    if not isinstance(texts, list):
         return []
     found: list[Finding] = []
     patterns: list[tuple[int, Pattern]] = []
-    for index, text in enumerate(owns[:256]):
+    for index, text in enumerate(texts[:256]):
         if not isinstance(text, str) or not text:
             continue
         where = f"{path}[{index}]"
         try:
-            pattern = Pattern.parse(text)
+            pattern = read(text)
         except PatternError as problem:
             if len(text) <= 128:
                 found.append(error(where, "InvalidPattern", str(problem)))
             continue
-        if reserved := reserved_by(pattern):
-            found.append(error(where, "Reserved", _reserved_words(pattern, reserved)))
+        if reserved := reserved_words(pattern):
+            found.append(error(where, "Reserved", reserved))
             continue
         for earlier, other in patterns:
             if pattern.clashes(other):
@@ -129,7 +142,10 @@ def image_findings(spec: dict[str, Any], manifest: dict[str, Any]) -> list[Findi
     return [error("spec.image", "NoImage", message)]
 
 
-def _reserved_words(pattern: Pattern, reserved: str) -> str:
+def _reserved_words(pattern: Pattern) -> str | None:
+    reserved = reserved_by(pattern)
+    if reserved is None:
+        return None
     if reserved in RESERVED_SEGMENTS or pattern.text == reserved:
         return f"{pattern} {BELONGS_TO_ENGINE}"
     return (

@@ -22,6 +22,7 @@ from agentos_contracts.resource import (
 )
 
 MAX_OWNED_PATTERNS = 32
+MAX_CALLED_PATTERNS = 64
 
 EXACTLY_ONE_MANIFEST = "set exactly one of manifest and manifestFrom"
 EXACTLY_ONE_SOURCE = "set exactly one of configMapKeyRef, secretKeyRef and fieldRef"
@@ -36,23 +37,21 @@ BAD_PATTERN = (
 BARE_STAR = ": a * may stand only after the first '::'; name the function namespace, such as "
 
 _RESERVED_ALTERNATIVES = "|".join(sorted(RESERVED_SEGMENTS))
-_OWNS_RULES = [
-    rule(
-        f"self.matches({cel_text(PATTERN_REGEX)})",
-        f"the text {BAD_PATTERN}",
-        message_expression=(
-            "self.matches('^[^:]*[*][^:]*$') ? self + "
-            + cel_text(BARE_STAR)
-            + " + (self.replace('*', '') == '' ? 'my-worker' : self.replace('*', '')) + '::*' : self + "
-            + cel_text(f" {BAD_PATTERN}")
-        ),
+_PATTERN_RULE = rule(
+    f"self.matches({cel_text(PATTERN_REGEX)})",
+    f"the text {BAD_PATTERN}",
+    message_expression=(
+        "self.matches('^[^:]*[*][^:]*$') ? self + "
+        + cel_text(BARE_STAR)
+        + " + (self.replace('*', '') == '' ? 'my-worker' : self.replace('*', '')) + '::*' : self + "
+        + cel_text(f" {BAD_PATTERN}")
     ),
-    rule(
-        f"!self.matches('^({_RESERVED_ALTERNATIVES})(::|$)')",
-        f"the pattern {BELONGS_TO_ENGINE}",
-        message_expression=f"(self.contains('::') ? self : self + '::*') + {cel_text(f' {BELONGS_TO_ENGINE}')}",
-    ),
-]
+)
+_NOT_RESERVED_RULE = rule(
+    f"!self.matches('^({_RESERVED_ALTERNATIVES})(::|$)')",
+    f"the pattern {BELONGS_TO_ENGINE}",
+    message_expression=f"(self.contains('::') ? self : self + '::*') + {cel_text(f' {BELONGS_TO_ENGINE}')}",
+)
 _OWNED_ENV_LIST = ", ".join(cel_text(name) for name in sorted(OWNED_ENV))
 
 TOKEN_SECRET_PREFIX = "agentos-token-"  # noqa: S105 (a name)
@@ -61,7 +60,13 @@ TOKEN_SECRET = "holds a Worker's identity on the bus, which no other may read; n
 ENGINE_NAME = "agentos-engine"
 NAME_OF_ENGINE = f"{ENGINE_NAME} is the name of the realm's engine; choose another"
 
-OwnedPattern = Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_LENGTH, json_schema_extra=rules(*_OWNS_RULES))]
+OwnedPattern = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_PATTERN_LENGTH, json_schema_extra=rules(_PATTERN_RULE, _NOT_RESERVED_RULE)),
+]
+CalledPattern = Annotated[
+    str, Field(min_length=1, max_length=MAX_PATTERN_LENGTH, json_schema_extra=rules(_PATTERN_RULE))
+]
 
 
 def _not_owned(name: str) -> str:
@@ -238,6 +243,12 @@ class WorkerSpec(Model):
         description="Functions that this worker owns: ids such as agent::chat, or patterns that end in * after the "
         "first '::', such as wasm::* (for which wasm is short). No two Workers of a realm own the same function: the "
         "oldest has it, the others wait. sandbox, engine, iii and the engine's own functions cannot be owned.",
+    )
+    calls: Annotated[list[CalledPattern], Field(max_length=MAX_CALLED_PATTERNS)] | None = Field(
+        None,
+        description="Functions that this worker calls: ids or patterns, written as in owns; those of the engine, such "
+        "as state::* and publish, may be named too. A record for people and tools: it is validated, and the engine "
+        "does not refuse a call that is not listed here.",
     )
     version: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         None,

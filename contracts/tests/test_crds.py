@@ -115,7 +115,7 @@ def test_unknown_fields_are_kept_in_the_manifest_only():
 def test_a_worker_has_these_fields_and_no_others():
     properties = schema_of("workers.yaml")["properties"]
     assert sorted(properties["spec"]["properties"]) == [
-        *("args", "command", "dependencies", "env", "envFrom", "image", "imagePullSecrets", "manifest"),
+        *("args", "calls", "command", "dependencies", "env", "envFrom", "image", "imagePullSecrets", "manifest"),
         *("manifestFrom", "owns", "replicas", "resources", "serviceAccountName", "version"),
     ]
     assert sorted(properties["status"]["properties"]) == [

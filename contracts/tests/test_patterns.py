@@ -9,6 +9,7 @@ from agentos_contracts.patterns import (
     RESERVED_SEGMENTS,
     Pattern,
     PatternError,
+    called_pattern,
     claim_name,
     claim_segment,
     reserved_by,
@@ -205,3 +206,25 @@ def test_a_name_that_no_segment_has_is_refused(name):
 def test_a_text_that_is_no_segment_has_no_claim_name(segment):
     with pytest.raises(PatternError, match="not the first part"):
         claim_name(segment)
+
+
+@pytest.mark.parametrize(
+    ("written", "covered", "not_covered"),
+    [
+        ("publish", "publish", "publish::later"),
+        ("bridge.invoke", "bridge.invoke", "bridge.invoke_async"),
+        ("state", "state::get", "state"),
+        ("state::get", "state::get", "state::set"),
+        ("engine::log::*", "engine::log::info", "engine::logs::list"),
+    ],
+)
+def test_what_is_called_may_be_the_engine_s(written, covered, not_covered):
+    pattern = called_pattern(written)
+    assert pattern.matches(covered)
+    assert not pattern.matches(not_covered)
+
+
+@pytest.mark.parametrize("text", ["tool*", "", "a b", "*", None, ["publish"]])
+def test_what_is_no_pattern_cannot_be_called(text):
+    with pytest.raises(PatternError):
+        called_pattern(text)

@@ -44,6 +44,7 @@ FULL = {
     "imagePullSecrets": [{"name": "s"}],
     "serviceAccountName": "sa",
     "owns": ["wasm", "agent::chat", "stream::chat", "tool::file_*"],
+    "calls": ["memory::recall", "memory::store", "state::*", "engine::log::info", "publish", "sandbox"],
     "version": "1.2.3-rc.1",
     "dependencies": {"memory": ">=1, <2"},
     "replicas": 0,
@@ -107,6 +108,15 @@ def test_exactly_one_of_manifest_and_manifest_from_is_set(changes):
         ({"owns": [""]}, "spec.owns[0]: must not be empty"),
         ({"owns": ["a::" + "x" * 128]}, "spec.owns[0]: has 131 characters, more than the 128 that are allowed"),
         ({"owns": [f"a{n}" for n in range(33)]}, "spec.owns: has 33 entries, more than the 32 that are allowed"),
+        ({"calls": "memory"}, "spec.calls: must be a list, got the text 'memory'"),
+        (
+            {"calls": ["state::get", "tool*"]},
+            "spec.calls[1]: tool*: a * may stand only after the first '::'; name the function namespace, such as tool::*",
+        ),
+        ({"calls": [5]}, "spec.calls[0]: must be a text, got the whole number 5; put it in quotes"),
+        ({"calls": [""]}, "spec.calls[0]: must not be empty"),
+        ({"calls": ["a::" + "x" * 128]}, "spec.calls[0]: has 131 characters, more than the 128 that are allowed"),
+        ({"calls": [f"a{n}" for n in range(65)]}, "spec.calls: has 65 entries, more than the 64 that are allowed"),
         ({"version": "1.2"}, "spec.version: '1.2' is not a semantic version; write three numbers such as '1.2.3'"),
         (
             {"dependencies": {"memory": "latest"}},
@@ -181,6 +191,11 @@ def test_own_patterns_that_overlap_are_a_warning():
     found = validate_worker(worker(owns=["wasm::run", "wasm"]))
     assert errors(found) == []
     assert texts(warnings(found)) == ["spec.owns[1]: wasm::* overlaps wasm::run in spec.owns[0]; one of them is enough"]
+
+
+def test_called_patterns_that_overlap_are_a_warning():
+    found = validate_worker(worker(calls=["state::*", "state::get", "publish", "publish::later"]))
+    assert texts(found) == ["spec.calls[1]: state::get overlaps state::* in spec.calls[0]; one of them is enough"]
 
 
 def test_a_base_image_is_an_image():

@@ -17,6 +17,8 @@ APPLIED_HASH_ANNOTATION = f"{GROUP}/applied-hash"
 REGISTERED_GATE = f"{GROUP}/registered"
 
 BUS_PORT, HTTP_PORT, STREAM_PORT, ADMIN_PORT = 49134, 3111, 3112, 9464
+CONSOLE_PORT = 3113
+"""On loopback inside the engine's pod: for whoever may port-forward into it."""
 
 
 @dataclass(frozen=True, slots=True)

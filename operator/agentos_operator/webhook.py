@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import kopf
+from agentos_contracts.assign import patterns_of
 from agentos_contracts.findings import MAX_DEPTH, Finding, errors, too_deep
 from agentos_contracts.findings import warnings as warnings_in
 from agentos_contracts.patterns import Pattern
@@ -27,7 +28,7 @@ from .cache import Cache
 from .keys import Certificate, webhook_certificate
 from .kinds import CLAIM, REALM, VALIDATING_WEBHOOK, WORKER, Object
 from .metrics import ADMISSIONS
-from .plan.claims import holders, patterns_of
+from .plan.claims import holders
 from .plan.realm import own_namespace
 from .settings import Settings
 

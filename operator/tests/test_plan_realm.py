@@ -272,8 +272,18 @@ def test_the_engine_is_told_its_realm_and_the_verifying_key():
         "AGENTOS_REALM": "prod",
         "AGENTOS_VERIFY_KEYS": "public-key",
         "AGENTOS_DATA_DIR": "/data",
+        "AGENTOS_CONSOLE_PORT": "3113",
     }
     assert container["image"] == "agentos:1"
+
+
+def test_the_console_of_an_engine_is_reached_from_inside_its_pod_only():
+    service = plan(snapshot()).children[1]
+    (container,) = engine_of()["template"]["spec"]["containers"]
+    offered = [port["port"] for port in service["spec"]["ports"]] + [
+        port["containerPort"] for port in container["ports"]
+    ]
+    assert 3113 not in offered
 
 
 def test_an_engine_without_storage_has_an_empty_folder_for_its_data():

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentos_contracts.assign import Assignment, Claimant, Clash, Holder, assign
-from agentos_contracts.patterns import Pattern, PatternError, claim_name, reserved_by
+from agentos_contracts.assign import Assignment, Claimant, Clash, Holder, assign, patterns_of
+from agentos_contracts.patterns import Pattern, PatternError, claim_name
 from agentos_contracts.resource import API_VERSION
 
 from ..kinds import Object
@@ -64,20 +64,6 @@ def plan(i: ClaimsInput) -> ClaimsPlan:
     keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, held.get(w["metadata"]["uid"], ())))
     assignment = assign([*living, *_leaving(held, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ"))
     return _difference(i, assignment, keeping)
-
-
-def patterns_of(worker: Object) -> tuple[Pattern, ...]:
-    """The patterns that a Worker may claim; those that are malformed or the engine's are told by validation, not claimed."""
-    wanted: list[Pattern] = []
-    for text in worker.get("spec", {}).get("owns") or ():
-        try:
-            pattern = Pattern.parse(text)
-        except (PatternError, TypeError):
-            return ()
-        if reserved_by(pattern):
-            return ()
-        wanted.append(pattern)
-    return tuple(dict.fromkeys(wanted))
 
 
 def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder]) -> Claimant:

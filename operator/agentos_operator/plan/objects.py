@@ -15,6 +15,7 @@ from ..settings import (
     ADMIN_PORT,
     APPLIED_HASH_ANNOTATION,
     BUS_PORT,
+    CONSOLE_PORT,
     FIELD_MANAGER,
     HTTP_PORT,
     MANAGED_BY_LABEL,
@@ -269,6 +270,7 @@ def engine_statefulset(realm: Object, image: str, verify_keys: str) -> Object:
             {"name": "AGENTOS_REALM", "value": realm["metadata"]["name"]},
             {"name": "AGENTOS_VERIFY_KEYS", "value": verify_keys},
             {"name": "AGENTOS_DATA_DIR", "value": "/data"},
+            {"name": "AGENTOS_CONSOLE_PORT", "value": str(CONSOLE_PORT)},
         ],
         "ports": [
             {"name": "bus", "containerPort": BUS_PORT, "protocol": "TCP"},

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from agentos_contracts.assign import Clash
+from agentos_contracts.dependencies import Dependency, unmet
 from agentos_contracts.effective import Effective
 from agentos_contracts.findings import Finding, errors
 from agentos_contracts.patterns import Pattern
@@ -15,9 +16,6 @@ from agentos_contracts.reasons import (
     CLAIM_PENDING,
     CLAIMED,
     CLASH,
-    DEPENDENCY_MISSING,
-    DEPENDENCY_NOT_READY,
-    DEPENDENCY_VERSION,
     ENGINE_NOT_READY,
     ENGINE_UNREACHABLE,
     LINKED,
@@ -34,7 +32,6 @@ from agentos_contracts.reasons import (
     VALID,
     WorkerCondition,
 )
-from agentos_contracts.semver import Range
 
 from ..bus import Connection
 from ..kinds import DEPLOYMENT, Object
@@ -59,16 +56,6 @@ class EngineView:
     linked: bool
     up_for: float
     down_for: float
-
-
-@dataclass(frozen=True, slots=True)
-class Dependency:
-    """A Worker of the realm that others may depend on, by its manifest's name."""
-
-    worker: str
-    manifest_name: str
-    version: str | None
-    ready: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,33 +223,8 @@ def dependencies_ready(i: WorkerInput) -> Verdict:
     """Everything that the worker depends on is there, in a fitting version, and Ready."""
     if i.effective is None or not manifest_valid(i).ok:
         return Verdict(True, SATISFIED)
-    for name, wanted in sorted(i.effective.dependencies.items()):
-        if name in i.built_in:
-            continue
-        found = [provider for provider in i.providers if provider.manifest_name == name]
-        if not found:
-            return Verdict(
-                False,
-                DEPENDENCY_MISSING,
-                f"needs {name} {wanted}, which no Worker here has as its manifest's name; apply one, or mend the dependency",
-            )
-        fitting = [
-            p
-            for p in found
-            if wanted.strip() == "*" or (p.version is not None and Range.parse(wanted).contains(p.version))
-        ]
-        if not fitting:
-            have = ", ".join(f"Worker {p.worker} has {p.version or 'no known version'}" for p in found)
-            return Verdict(
-                False,
-                DEPENDENCY_VERSION,
-                f"needs {name} {wanted}; {have}; change the range or that Worker's spec.version",
-            )
-        if not any(provider.ready for provider in fitting):
-            return Verdict(
-                False, DEPENDENCY_NOT_READY, f"needs {name} {wanted}; Worker {fitting[0].worker} is not Ready yet"
-            )
-    return Verdict(True, SATISFIED)
+    lacking = unmet(i.effective.dependencies, i.providers, i.built_in)
+    return Verdict(False, *lacking) if lacking else Verdict(True, SATISFIED)
 
 
 def available(i: WorkerInput) -> Verdict:

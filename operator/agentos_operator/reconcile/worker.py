@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from agentos_contracts.assign import patterns_of
+from agentos_contracts.dependencies import Dependency
 from agentos_contracts.effective import Effective, effective
 from agentos_contracts.findings import Finding, errors
 from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest, read_manifest, validate_manifest
@@ -21,7 +23,7 @@ from ..kinds import CLAIM, CONFIG_MAP, DEPLOYMENT, POD, WORKER, Key, Object, own
 from ..links import issued_at
 from ..metrics import GATE_SECONDS, OBJECTS_SECONDS, OBJECTS_WRITTEN
 from ..plan import worker as planner
-from ..plan.claims import holders, patterns_of
+from ..plan.claims import holders
 from ..plan.conditions import is_true
 from ..plan.realm import own_namespace
 from ..settings import REGISTERED_GATE
@@ -37,7 +39,7 @@ class WorkerReconciler:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._uids: dict[Key, str] = {}
-        self._facts: dict[str, planner.Dependency] = {}
+        self._facts: dict[str, Dependency] = {}
         self._needs: dict[str, frozenset[str]] = {}
         self._config_maps: dict[Key, tuple[str, str]] = {}
         self._first_seen: dict[str, float] = {}
@@ -52,9 +54,7 @@ class WorkerReconciler:
             metadata, spec = worker["metadata"], worker.get("spec", {})
             manifest = spec.get("manifest") if isinstance(spec.get("manifest"), dict) else {}
             name, version = manifest.get("name") or metadata["name"], worker.get("status", {}).get("version")
-            self._facts[metadata["uid"]] = planner.Dependency(
-                metadata["name"], name, version or None, is_true(worker, "Ready")
-            )
+            self._facts[metadata["uid"]] = Dependency(metadata["name"], name, version or None, is_true(worker, "Ready"))
 
     def seen(self, uid: str) -> None:
         """A new Worker came by the watch: its objects are timed from here."""
@@ -189,7 +189,7 @@ class WorkerReconciler:
             grace=context.settings.engine_grace,
         )
 
-    def _providers(self, namespace: str) -> list[planner.Dependency]:
+    def _providers(self, namespace: str) -> list[Dependency]:
         uids = (worker["metadata"]["uid"] for worker in self._context.cache.all(WORKER, namespace))
         return [self._facts[uid] for uid in uids if uid in self._facts]
 
@@ -241,7 +241,7 @@ class WorkerReconciler:
             fact = before and replace(before, ready=False)
         else:
             ready = is_true({"status": status}, "Ready")
-            fact = planner.Dependency(metadata["name"], known.name or metadata["name"], known.version, ready)
+            fact = Dependency(metadata["name"], known.name or metadata["name"], known.version, ready)
             self._needs[metadata["uid"]] = frozenset(known.dependencies)
         if fact is not None and fact != before:
             self._facts[metadata["uid"]] = fact
