@@ -46,6 +46,7 @@ async def _serve(settings: Settings) -> None:
             "http_port": ports.http,
             "stream_port": ports.stream,
             "admin_port": ports.admin,
+            "console_port": ports.console,
             "realm": settings.realm,
             "identity": "tokens" if settings.verifier is not None else "open",
         },

@@ -2,16 +2,20 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from agentos_engine import limits
 from agentos_engine.builtins import channels, engine, unserved
+from agentos_engine.builtins import clock as stepped_time
 from agentos_engine.builtins.listings import Listings
+from agentos_engine.builtins.queue import Queues
+from agentos_engine.builtins.stream import Streams
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.channels import Channels
 from agentos_engine.bus.connection import Connection
-from agentos_engine.clock import Clock, Handle
+from agentos_engine.clock import Clock, Handle, SteppedClock
 from agentos_engine.config import Settings, SettingsError, port_taken
 from agentos_engine.config_file import EngineConfig, Entry, default_config, diff, options
 from agentos_engine.modules import Module, Parts, WorkerPort, make
@@ -24,6 +28,8 @@ from agentos_engine.triggers.connections import ConnectionsTrigger
 from agentos_engine.triggers.http import Http
 
 if TYPE_CHECKING:
+    from agentos_engine.console.options import ConsoleOptions
+    from agentos_engine.console.server import Console
     from agentos_engine.storage.sqlite import SqliteStorage
 
 log = logging.getLogger(__name__)
@@ -33,18 +39,25 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The ports that are listened on; 0 for what the configuration leaves out."""
+    """The ports that are listened on; 0 for what settings or configuration leave out."""
 
     workers: int
     http: int
     stream: int
     admin: int
+    console: int = 0
 
 
 class Engine:
-    """One engine; made inside a running event loop."""
+    """One engine; made inside a running event loop. ``console`` says more of the console, if the settings have one."""
 
-    def __init__(self, settings: Settings, config: EngineConfig | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        config: EngineConfig | None = None,
+        clock: Clock | None = None,
+        console: "ConsoleOptions | None" = None,
+    ) -> None:
         self._settings = settings
         self.config = effective(config, settings)
         ours = self.config.agentos
@@ -55,13 +68,17 @@ class Engine:
         Listings(self.bus, lambda: [f"iii-{key}" for key in self.modules])
         unserved.install(self.bus)
         channels.install(self.bus, self.channels)
+        if isinstance(self.bus.clock, SteppedClock):
+            stepped_time.install(self.bus, self.bus.clock, self._jobs_moving)
         ConnectionsTrigger(self.bus)
         Availability(self.bus)
         metrics = CallMetrics()
         self.bus.calls.invocations.observe = metrics.called
         self.bus.calls.deferred = metrics.deferred
         self.bus.watchers.append(_WorkerCount(metrics))
-        self.parts = Parts(self.bus, self.channels, Gate(settings.realm, settings.verifier), settings, metrics)
+        self.parts = Parts(
+            self.bus, self.channels, Gate(settings.realm, settings.verifier, settings.anonymous), settings, metrics
+        )
         self.modules: dict[str, Module] = {}
         """What runs, by the key of its entry in the configuration."""
         self._ready = False
@@ -71,6 +88,15 @@ class Engine:
         self._storage: SqliteStorage | None = None
         admin = Admin(self.bus, self._rest, lambda: self._ready)
         self._admin = HttpServer(admin.handle, max_buffered=limits.MAX_ADMIN_BUFFERED)
+        self._console = None if settings.console_port is None else self._make_console(console)
+        self._own_ports = 0, 0
+        """Admin and console."""
+        self._started_at = self.bus.clock.time()
+
+    @property
+    def ports(self) -> Ports:
+        """The ports at present."""
+        return Ports(self._port("worker-manager"), self._port("http"), self._port("stream"), *self._own_ports)
 
     async def start(self) -> Ports:
         """Start all modules. Raises SettingsError when one cannot be started, or what is stored cannot be used."""
@@ -87,6 +113,8 @@ class Engine:
                 admin = await self._admin.listen(host, settings.admin_port)
             except OSError as error:
                 raise port_taken("admin", host, settings.admin_port, error) from error
+            console = 0 if self._console is None else await self._listen(self._console)
+            self._own_ports = admin, console
             for entry in sorted(self.config.entries.values(), key=_rank):
                 await self._start(entry)
         except BaseException:
@@ -95,7 +123,7 @@ class Engine:
         self._look_at_deadlines()
         self._ready = True
         self._warn()
-        return Ports(self._port("worker-manager"), self._port("http"), self._port("stream"), admin)
+        return self.ports
 
     async def reload(self, config: EngineConfig) -> None:
         """Start, stop and restart what differs in a new configuration; all else goes on undisturbed.
@@ -148,6 +176,9 @@ class Engine:
         for key in list(self.modules):
             await self._stop(key)
         await self._admin.close()
+        if self._console is not None:
+            console, self._console = self._console, None
+            await console.close()
         await self.bus.close()
         if self._storage is not None:
             await self._storage.close()
@@ -168,8 +199,35 @@ class Engine:
     def _rest(self) -> Rest | None:
         return next((each.server for each in self.modules.values() if isinstance(each, Http)), None)
 
+    def _jobs_moving(self) -> int:
+        return sum(each.moving for each in self.modules.values() if isinstance(each, Queues))
+
+    def _make_console(self, given: "ConsoleOptions | None") -> "Console":
+        # Not imported without need: an engine without a console does not pay for it.
+        from agentos_engine.console.server import Console
+
+        return Console(self.bus, given, self._about, self._streams)
+
+    async def _listen(self, console: "Console") -> int:
+        port = self._settings.console_port or 0
+        try:
+            return await console.listen(port)
+        except OSError as error:
+            raise port_taken("console", LOOPBACK, port, error) from error
+
+    def _about(self) -> dict[str, object]:
+        return {
+            "realm": self._settings.realm,
+            "version": version("agentos-engine"),
+            "started_at": int(self._started_at * 1000),
+            "ports": asdict(self.ports),
+        }
+
+    def _streams(self) -> Streams | None:
+        return next((each for each in self.modules.values() if isinstance(each, Streams)), None)
+
     def _look_at_deadlines(self) -> None:
-        self._sweep = self.bus.clock.call_later(limits.SWEEP_INTERVAL, self._look_at_deadlines)
+        self._sweep = self.bus.clock.machine.call_later(limits.SWEEP_INTERVAL, self._look_at_deadlines)
         self.bus.calls.expire()
 
     def _port(self, kind: str) -> int:
@@ -179,7 +237,7 @@ class Engine:
         lasting = [each.key for each in self.config.entries.values() if getattr(each.options, "durable", None)]
         if lasting and self._settings.data_dir is None:
             log.warning("%s: kept in memory only; give --data-dir so that it survives the engine", ", ".join(lasting))
-        if self._settings.verifier is not None:
+        if not self._settings.is_open:
             return
         for entry in self.config.of_kind("worker-manager"):
             listener = entry.options

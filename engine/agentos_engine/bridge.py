@@ -118,15 +118,15 @@ class Bridge:
         """Connect, and connect again, for ever."""
         delay = self._first_delay
         while True:
-            began = self._bus.clock.monotonic()
+            began = self._bus.clock.machine.monotonic()
             try:
                 await self._live()
             except Exception as error:
                 self._trouble = str(error) or type(error).__name__
                 log.warning("bridge: no link to %s: %s", self._shown, self._trouble)
-            if self._bus.clock.monotonic() - began > STABLE_AFTER:
+            if self._bus.clock.machine.monotonic() - began > STABLE_AFTER:
                 delay = self._first_delay
-            await self._bus.clock.sleep(delay * random.uniform(0.7, 1.3))  # noqa: S311  spreads load, no secret
+            await self._bus.clock.machine.sleep(delay * random.uniform(0.7, 1.3))  # noqa: S311  spreads load, no secret
             delay = min(delay * 2, MAX_DELAY)
 
     async def _live(self) -> None:
@@ -221,6 +221,7 @@ class Bridge:
             metadata=kept(message.metadata),
             traceparent=text_of(message.traceparent),
             baggage=text_of(message.baggage),
+            source="bridge",
         )
 
     # From here to there

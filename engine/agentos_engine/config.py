@@ -19,7 +19,8 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``verifier`` is None when the engine is open: everybody may connect.
+    """``verifier`` is None when the engine is open: everybody may connect. With ``anonymous`` it is open, too, and who
+    has a token is known by it: for an engine on a laptop.
 
     An address or port of None is that of the config file, or the default.
     """
@@ -34,6 +35,14 @@ class Settings:
     realm: str
     verifier: Verifier | None
     log_level: str
+    anonymous: bool = False
+    console_port: int | None = None
+    """None: no console."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether workers need no token."""
+        return self.verifier is None or self.anonymous
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -70,6 +79,14 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     )
     add("--stream-port", None, "port for streams", "3112, or the config file's", type=_port, metavar="PORT")
     add("--admin-port", "9464", "port for /healthz, /readyz and /metrics", type=_port, metavar="PORT")
+    add(
+        "--console-port",
+        None,
+        "port on 127.0.0.1 for the console: who reaches it may call every function",
+        "no console",
+        type=_port,
+        metavar="PORT",
+    )
     add("--data-dir", "", "folder for what must last; locked, so that two engines never share it", metavar="DIR")
     add("--realm", "local", "name of the Realm that this engine serves", metavar="NAME")
     add("--verify-keys", "", "public keys for tokens, separated by commas; none: no token needed", metavar="KEYS")
@@ -94,6 +111,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         realm=values.realm,
         verifier=verifier,
         log_level=values.log_level,
+        console_port=values.console_port,
     )
 
 
@@ -124,7 +142,13 @@ def port_taken(key: str, host: str, port: int, error: OSError) -> SettingsError:
     return SettingsError(f"{key}: cannot listen on {host} port {port}: {reason}; {remedy}")
 
 
-_FLAGS = {"admin": "--admin-port", "worker-manager": "--port", "http": "--http-port", "stream": "--stream-port"}
+_FLAGS = {
+    "admin": "--admin-port",
+    "console": "--console-port",
+    "worker-manager": "--port",
+    "http": "--http-port",
+    "stream": "--stream-port",
+}
 """By entry of the configuration: the flag for its port."""
 
 

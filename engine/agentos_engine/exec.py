@@ -69,7 +69,7 @@ class Exec:
         """Return the state of the watched files once it is another, and the same for two looks."""
         before = seen
         while True:
-            await self._bus.clock.sleep(WATCH_INTERVAL)
+            await self._bus.clock.machine.sleep(WATCH_INTERVAL)
             now = await asyncio.to_thread(_look, self._config.watch) if self._config.watch else seen
             if now != seen and now == before:
                 return now
@@ -86,12 +86,12 @@ class Exec:
                 return
         delay = RESTART_DELAY
         while True:
-            started = self._bus.clock.monotonic()
+            started = self._bus.clock.machine.monotonic()
             code = await self._command(last)
             if code == 0:
                 log.info("the last command has ended", extra={"exec": last})
                 return
-            if self._bus.clock.monotonic() - started > MAX_RESTART_DELAY:
+            if self._bus.clock.machine.monotonic() - started > MAX_RESTART_DELAY:
                 delay = RESTART_DELAY
             log.error(
                 "the last command failed with exit code %d; it is started again in %g s",
@@ -99,7 +99,7 @@ class Exec:
                 delay,
                 extra={"exec": last},
             )
-            await self._bus.clock.sleep(delay)
+            await self._bus.clock.machine.sleep(delay)
             delay = min(delay * 2, MAX_RESTART_DELAY)
 
     async def _command(self, command: str) -> int:

@@ -110,7 +110,7 @@ class WorkerPort:
         except OSError as error:
             self._server = None
             raise port_taken(self._entry.key, listener.host, listener.port, error) from error
-        if parts.settings.verifier is None and gatekeeper is None and parts.worker_url is None:
+        if parts.settings.is_open and gatekeeper is None and parts.worker_url is None:
             parts.worker_url = self._url = f"ws://127.0.0.1:{self.port}"
 
     def stop_listening(self) -> None:

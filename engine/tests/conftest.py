@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,13 +142,17 @@ class Running:
 
 @pytest.fixture
 async def run_engine():
-    """Starts engines: ``await run_engine(*flags)``, with ``prepare=`` to change the engine before it listens."""
+    """Starts engines: ``await run_engine(*flags)``, with ``prepare=`` to change the engine before it listens.
+
+    ``console=`` is what the engine is told of its console, other keywords are settings that have no flag.
+    """
     started: list[Running] = []
 
-    async def run(*flags: str, prepare=None) -> Running:
+    async def run(*flags: str, prepare=None, console=None, **others) -> Running:
         ports = ("--port", "0", "--http-port", "0", "--stream-port", "0", "--admin-port", "0")
-        settings = read_settings([*ports, *flags], {})
-        engine = Engine(settings, read_config_file(settings.config, {}) if settings.config else None)
+        settings = replace(read_settings([*ports, *flags], {}), **others)
+        config = read_config_file(settings.config, {}) if settings.config else None
+        engine = Engine(settings, config, console=console)
         if prepare is not None:
             prepare(engine)
         started.append(Running(engine, await engine.start()))

@@ -978,7 +978,7 @@ async def test_nothing_is_left_of_clients_that_have_gone(world):
         await client.joined("s2", item_id="m1")
         await client.socket.close()
     await until(lambda: not world.streams.server._clients and len(world.streams.server) == 0)
-    assert world.streams._feed._topics == {}
+    assert world.streams.feed._topics == {}
 
 
 async def test_where_workers_need_a_token_clients_without_an_auth_function_need_one_too(run_engine):

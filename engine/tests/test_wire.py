@@ -256,6 +256,17 @@ async def test_a_token_in_the_path_gives_the_connection_its_identity(guarded, en
     }
 
 
+async def test_an_engine_for_a_laptop_knows_who_has_a_token_and_takes_who_has_none(run_engine):
+    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True)
+    await running.connect("/")
+    known = await running.connect(f"/w/{token()}/pod-7")
+    await known.ask("engine::workers::list")
+    peers = [each.peer for each in running.engine.bus.connections.values()]
+    assert [(peer.subject, peer.pod_uid) for peer in peers] == [("", ""), ("default/w", "pod-7")]
+    stranger = await running.connect(f"/w/{token(key=SigningKey.generate())}/pod")
+    assert json.loads(await stranger.socket.recv())["error"]["code"] == "AUTH_ERROR"
+
+
 async def test_telemetry_below_the_token_is_accepted_and_no_worker(guarded):
     telemetry = await guarded.connect(f"/w/{token()}/pod-7/otel")
     await asyncio.wait_for(await telemetry.socket.ping(), 5)

@@ -113,7 +113,7 @@ def install(bus: Bus) -> None:
             raise BusError("INVALID_ARGUMENTS", str(error)) from error
         try:
             bus.triggers.bind(binding)
-            timer = bus.clock.call_later(PROVIDER_TIMEOUT, _resolve, result, None)
+            timer = bus.clock.machine.call_later(PROVIDER_TIMEOUT, _resolve, result, None)
             try:
                 refusal = await result
             finally:

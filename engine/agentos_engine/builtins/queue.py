@@ -82,6 +82,11 @@ class Queues:
             TYPE, DurableTrigger(self._topics), "Gets every message of a durable topic.", shared=False
         )
 
+    @property
+    def moving(self) -> int:
+        """How many jobs run, or are on their way into a queue or topic."""
+        return self._runner.moving
+
     async def stop(self) -> None:
         """Serve no longer. Jobs that run have a moment to end; all that is not done waits for the next start."""
         if not self._running:

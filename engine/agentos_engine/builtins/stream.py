@@ -128,8 +128,9 @@ class Streams:
         self._host = host
         self._auth_function = auth_function
         self._gate = gate
-        self._feed = Feed()
-        self.server = StreamServer(self, self._feed, bus.clock)
+        self.feed = Feed()
+        """Where events are published."""
+        self.server = StreamServer(self, self.feed, bus.clock)
         self._writes = Writes()
         self._started = False
         self._functions: dict[str, tuple[Callable[[Context, bytes], object | Awaitable[object]], str]] = {
@@ -277,12 +278,12 @@ class Streams:
         self, context: Context, group: GroupInput, item_id: str | None, kind: str, data: bytes, *, change: bool
     ) -> None:
         stream_name, group_id = group.stream_name, group.group_id
-        heard, bound = self._feed.wants(stream_name, group_id), self.triggers.wants(stream_name)
+        heard, bound = self.feed.wants(stream_name, group_id), self.triggers.wants(stream_name)
         if not heard and not bound:
             return
         payload = event(int(self.clock.time() * 1000), stream_name, group_id, item_id, kind, data)
         if heard:
-            self._feed.publish(stream_name, group_id, Event(text_frame(payload), item_id, change))
+            self.feed.publish(stream_name, group_id, Event(text_frame(payload), item_id, change))
         if bound:
             trace = context.traceparent, context.baggage
             self.triggers.changed(stream_name, group_id, item_id, payload, trace)

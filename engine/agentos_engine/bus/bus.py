@@ -52,6 +52,8 @@ class Bus:
         """Grows when a connection comes, goes, or changes its name."""
         self.watchers: list[Callable[[Connection], None]] = []
         """Called when a connection comes, goes, or changes its name or functions."""
+        self.log_watchers: list[Callable[[bytes], None]] = []
+        """Called with each log entry that comes, as its JSON."""
         self._tasks: set[asyncio.Task[Any]] = set()
         calls, registrations = self.calls, self.registrations
         self._handlers: dict[str, Callable[[Connection, Message, bytes], object]] = {
@@ -224,7 +226,7 @@ class Bus:
         for connection in connections:
             connection.draining = True
         done = asyncio.get_running_loop().create_future()
-        handle = self.clock.call_later(seconds, _resolve, done, False)
+        handle = self.clock.machine.call_later(seconds, _resolve, done, False)
 
         def look() -> None:
             busy = next((each for each in connections if each.calls), None)

@@ -1,39 +1,24 @@
 """Calls: from whoever makes them to whoever answers, and back."""
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from agentos_engine import limits
 from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
+from agentos_engine.bus.enqueuing import Enqueue, idempotency_key
 from agentos_engine.bus.errors import BusError, WorkerUnresponsive
 from agentos_engine.bus.execution import Execution, check_room, internal_error, shorter
 from agentos_engine.bus.functions import Context
 from agentos_engine.bus.invocations import NOBODY, Call, Caller, FutureCaller, Invocations, WorkerCaller
 from agentos_engine.bus.registry import Registration
+from agentos_engine.bus.tap import Tap, Watched
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import Message, is_null, kept, text_of
 
 if TYPE_CHECKING:
     from agentos_engine.bus.bus import Bus
-
-
-class Enqueue(Protocol):
-    """Puts a call into a named queue and returns its receipt once the queue has it. Raises BusError."""
-
-    def __call__(
-        self,
-        queue: str,
-        function_id: str,
-        data: bytes,
-        *,
-        namespace: str = DEFAULT_NAMESPACE,
-        metadata: bytes | None = None,
-        traceparent: str | None = None,
-        baggage: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> Awaitable[str]: ...
 
 
 class Calls:
@@ -50,8 +35,12 @@ class Calls:
         """Calls accepted, void ones included."""
         self.errors = 0
         """Calls that were refused, failed in the worker, or were stopped."""
+        self.follows_voids = False
+        """Whether calls that nobody waits for are in flight, too, until their worker has answered."""
         self.deferred: Callable[[str], object] | None = None
         """Told the function id of each call that is put into a queue."""
+        self.tap: Tap | None = None
+        """Who watches the calls; None: nobody."""
 
     # From workers
 
@@ -81,7 +70,10 @@ class Calls:
         """Start what a worker may do: a call, or putting one into a queue. Raises BusError when that fails at once."""
         action = message.action.type if message.action is not None else ""
         if action in ("", "void"):
-            self._forward(connection, message, invocation_id, namespace)
+            if self.tap is None:
+                self._forward(connection, message, invocation_id, namespace)
+            else:
+                self._forward_watched(self.tap, connection, message, invocation_id, namespace)
         elif action == "enqueue":
             self._enqueue(connection, message, invocation_id, namespace)
         else:
@@ -94,25 +86,46 @@ class Calls:
             body = frames.error_body(error.code, error.message, error.stacktrace)
             connection.send(frames.failed(invocation_id, function_id[: limits.MAX_ID_LENGTH], body))
 
-    def _forward(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
+    def _forward_watched(
+        self, tap: Tap, connection: Connection, message: Message, invocation_id: str | None, namespace: str
+    ) -> None:
+        caller = WorkerCaller(connection) if invocation_id is not None else NOBODY
+        trace = text_of(message.traceparent)
+        watched = tap.began(message.function_id or "", message.data, caller, connection, trace, "")
+        try:
+            self._forward(connection, message, invocation_id, namespace, watched)
+        except BusError as error:
+            if watched is not None:
+                watched.refused(error)
+            raise
+        if watched is not None and invocation_id is None:
+            watched.sent()
+
+    def _forward(
+        self,
+        connection: Connection,
+        message: Message,
+        invocation_id: str | None,
+        namespace: str,
+        watched: Watched | None = None,
+    ) -> None:
         function_id = message.function_id or ""
-        registration = self._choose(function_id, namespace, invocation_id is not None)
+        registration = self._choose(function_id, namespace, invocation_id is not None, watched)
+        caller: Caller = NOBODY if invocation_id is None else watched or WorkerCaller(connection)
         if registration is None or registration.remote is not None:
             data = b"null" if is_null(message.data) else bytes(message.data)
             context = Context(
                 function_id,
                 connection,
-                text_of(message.traceparent),
+                text_of(message.traceparent) if watched is None else watched.traceparent,
                 text_of(message.baggage),
                 kept(message.metadata),
                 namespace,
             )
-            caller: Caller = WorkerCaller(connection) if invocation_id is not None else NOBODY
-            if registration is None:
-                self._execution.run(function_id, context, data, caller, invocation_id or "")
-            else:
+            if registration is not None:
                 data = frames.with_caller(data, connection.id)
-                self._execution.run_remote(registration, context, data, caller, invocation_id or "")
+            has_span = watched is not None
+            self._execution.carry_out(registration, context, data, caller, invocation_id or "", has_span=has_span)
             return
         target = registration.connection
         self.accepted += 1
@@ -120,17 +133,19 @@ class Calls:
         if invocation_id is not None:
             check_room(len(target.calls), "the worker has")
             timeout = registration.timeout or self.timeout
-            caller = WorkerCaller(connection)
             call = self.invocations.open(
                 function_id, caller, invocation_id, target, connection, timeout, self._bus.clock.monotonic()
             )
+            invocation_id = call.id
+        elif self.follows_voids:
+            call = self.invocations.follow(function_id, target)
             invocation_id = call.id
         frame = frames.invoke(
             registration.local_id,
             message.data,
             invocation_id=invocation_id,
             caller_worker_id=connection.id,
-            traceparent=message.traceparent,
+            traceparent=message.traceparent if watched is None else _raw(watched.traceparent),
             baggage=message.baggage,
             metadata=message.metadata,
         )
@@ -156,7 +171,7 @@ class Calls:
             metadata=metadata,
             traceparent=text_of(message.traceparent),
             baggage=text_of(message.baggage),
-            idempotency_key=action.idempotency_key or _idempotency_key(metadata),
+            idempotency_key=action.idempotency_key or idempotency_key(metadata),
         )
 
         async def answer() -> None:
@@ -201,42 +216,49 @@ class Calls:
         baggage: str | None = None,
         timeout: float | None = None,
         origin: Connection | None = None,
+        source: str = "",
     ) -> Call:
         """Call a function on behalf of a part of the engine, such as an HTTP request; ``data`` is raw JSON.
 
         The caller is told the answer, or an error. ``timeout`` (seconds) can only shorten the function's own. The call
-        counts among those of ``origin`` and ends with it. Raises BusError when nobody has the function, or the worker
-        that has it is full.
+        counts among those of ``origin`` and ends with it. ``source`` says to people what it was that called. Raises
+        BusError when nobody has the function, or the worker that has it is full.
         """
+        watched = None
+        if self.tap is not None:
+            watched = self.tap.began(function_id, data, caller, origin, traceparent, source)
+            if watched is not None:
+                caller, traceparent = watched, watched.traceparent
         try:
-            registration = self._choose(function_id, namespace)
+            registration = self._choose(function_id, namespace, watched=watched)
             if registration is None or registration.remote is not None:
                 context = Context(function_id, None, traceparent, baggage, metadata, namespace)
-                payload = bytes(data) or b"null"
-                if registration is None:
-                    return self._execution.run(function_id, context, payload, caller, "", timeout, origin)
-                return self._execution.run_remote(registration, context, payload, caller, "", timeout, origin)
+                payload, has_span = bytes(data) or b"null", watched is not None
+                return self._execution.carry_out(
+                    registration, context, payload, caller, "", timeout, origin, has_span=has_span
+                )
             target = registration.connection
             check_room(len(target.calls), "the worker has")
-        except BusError:
+            self.accepted += 1
+            now = self._bus.clock.monotonic()
+            allowed = shorter(timeout, registration.timeout or self.timeout)
+            call = self.invocations.open(function_id, caller, "", target, origin, allowed, now)
+            frame = frames.invoke(
+                registration.local_id,
+                data,
+                invocation_id=call.id,
+                traceparent=_raw(traceparent),
+                baggage=_raw(baggage),
+                metadata=metadata,
+            )
+            if len(frame) > target.max_frame:
+                self.invocations.close(call)
+                raise _too_large(function_id, len(frame), target)
+        except BusError as error:
             self.errors += 1
+            if watched is not None:
+                watched.refused(error)
             raise
-        self.accepted += 1
-        now = self._bus.clock.monotonic()
-        allowed = shorter(timeout, registration.timeout or self.timeout)
-        call = self.invocations.open(function_id, caller, "", target, origin, allowed, now)
-        frame = frames.invoke(
-            registration.local_id,
-            data,
-            invocation_id=call.id,
-            traceparent=_raw(traceparent),
-            baggage=_raw(baggage),
-            metadata=metadata,
-        )
-        if len(frame) > target.max_frame:
-            self.errors += 1
-            self.invocations.close(call)
-            raise _too_large(function_id, len(frame), target)
         target.send(frame)
         return call
 
@@ -251,6 +273,7 @@ class Calls:
         baggage: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - the bus ends the call, also for those who do not await
         origin: Connection | None = None,
+        source: str = "",
     ) -> bytes | None:
         """Call a function and return its raw JSON result, None for none. Raises BusError. Cancelling abandons the call."""
         caller = FutureCaller()
@@ -264,6 +287,7 @@ class Calls:
             baggage=baggage,
             timeout=timeout,
             origin=origin,
+            source=source,
         )
         try:
             return await caller.future
@@ -279,36 +303,44 @@ class Calls:
         metadata: bytes | None = None,
         traceparent: str | None = None,
         baggage: str | None = None,
+        source: str = "",
     ) -> bool:
         """Call a function without waiting; False when nobody has it. What becomes of it is not told."""
+        watched = None
+        if self.tap is not None:
+            watched = self.tap.began(function_id, data, NOBODY, None, traceparent, source)
+            if watched is not None:
+                traceparent = watched.traceparent
         try:
-            registration = self._choose(function_id, namespace, waits=False)
-        except BusError:
-            self.errors += 1
-            return False
-        if registration is None or registration.remote is not None:
-            try:
-                self.invoke(
-                    function_id,
+            registration = self._choose(function_id, namespace, waits=False, watched=watched)
+            if registration is None or registration.remote is not None:
+                context = Context(function_id, None, traceparent, baggage, metadata, namespace)
+                payload, has_span = bytes(data) or b"null", watched is not None
+                self._execution.carry_out(registration, context, payload, NOBODY, "", has_span=has_span)
+            else:
+                self.accepted += 1
+                target = registration.connection
+                call = self.invocations.follow(function_id, target) if self.follows_voids else None
+                frame = frames.invoke(
+                    registration.local_id,
                     data,
-                    NOBODY,
-                    metadata,
-                    namespace=namespace,
-                    traceparent=traceparent,
-                    baggage=baggage,
+                    invocation_id=None if call is None else call.id,
+                    traceparent=_raw(traceparent),
+                    baggage=_raw(baggage),
+                    metadata=metadata,
                 )
-            except BusError:
-                return False
-            return True
-        self.accepted += 1
-        target = registration.connection
-        frame = frames.invoke(
-            registration.local_id, data, traceparent=_raw(traceparent), baggage=_raw(baggage), metadata=metadata
-        )
-        if len(frame) > target.max_frame:
+                if len(frame) > target.max_frame:
+                    if call is not None:
+                        self.invocations.close(call)
+                    raise _too_large(function_id, len(frame), target)
+                target.send(frame)
+        except BusError as error:
             self.errors += 1
+            if watched is not None:
+                watched.refused(error)
             return False
-        target.send(frame)
+        if watched is not None:
+            watched.sent()
         return True
 
     def expire(self) -> None:
@@ -322,9 +354,13 @@ class Calls:
 
     # Carrying out
 
-    def _choose(self, function_id: str, namespace: str, waits: bool = True) -> Registration | None:
+    def _choose(
+        self, function_id: str, namespace: str, waits: bool = True, watched: Watched | None = None
+    ) -> Registration | None:
         """Who gets a call. One that nobody waits for may wait in the socket of a worker that is silent."""
         registration = self._bus.registry.choose(function_id, namespace)
+        if watched is not None:
+            watched.chosen(None if registration is None else registration.connection)
         if registration is None:
             return None
         target = registration.connection
@@ -350,18 +386,6 @@ def _namespace(raw: msgspec.Raw) -> str:
     if namespace is None or not namespace.strip():
         raise BusError("INVALID_NAMESPACE", "namespace must be a text that is not blank; leave it out for the default")
     return namespace
-
-
-def _idempotency_key(metadata: bytes | None) -> str | None:
-    """The key in the metadata of a call: SDKs pass no other field on."""
-    if metadata is None or b"idempotency_key" not in metadata:
-        return None
-    try:
-        value = msgspec.json.decode(metadata)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    key = value.get("idempotency_key") if isinstance(value, dict) else None
-    return key if isinstance(key, str) and key else None
 
 
 def _raw(text: str | None) -> msgspec.Raw | None:

@@ -61,7 +61,7 @@ class Channels:
     def __init__(self, clock: Clock) -> None:
         self.buffered = 0
         """Bytes that wait in all channels."""
-        self._clock = clock
+        self._clock = clock.machine
         self._channels: dict[str, Channel] = {}
         self._owned: Counter[Hashable] = Counter()
         self._total_owned = 0

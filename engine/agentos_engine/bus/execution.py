@@ -41,22 +41,42 @@ class Execution:
             raise BusError("limit_exceeded", f"{function_id} takes at most {limits.MAX_BUILT_IN_PAYLOAD} bytes")
         return function
 
-    def run(
+    def carry_out(
         self,
-        function_id: str,
+        registration: Registration | None,
         context: Context,
         data: bytes,
         caller: Caller,
         caller_id: str,
         timeout: float | None = None,
         origin: Connection | None = None,
+        *,
+        has_span: bool = False,
     ) -> Call:
-        """Carry out one of the engine's own functions. Raises BusError for one that there is not or that fails at once."""
-        function = self._function(function_id, context.namespace, len(data))
+        """Carry out the engine's own function without a registration, else one that the engine calls over HTTP.
+
+        ``has_span`` says that somebody has made a span around the call already. Raises BusError for a function that
+        there is not or that fails at once.
+        """
+        if registration is None:
+            return self._run(context, data, caller, caller_id, timeout, origin, has_span)
+        return self._run_remote(registration, context, data, caller, caller_id, timeout, origin)
+
+    def _run(
+        self,
+        context: Context,
+        data: bytes,
+        caller: Caller,
+        caller_id: str,
+        timeout: float | None,
+        origin: Connection | None,
+        has_span: bool,
+    ) -> Call:
+        function = self._function(context.function_id, context.namespace, len(data))
         _check_voids(context, caller)
         self._calls.accepted += 1
         try:
-            if context.traceparent is not None and self._bus.spans is not None:
+            if context.traceparent is not None and self._bus.spans is not None and not has_span:
                 value = call_in_span(self._bus, function.handler, context, data)
             else:
                 value = function.handler(context, data)
@@ -76,17 +96,16 @@ class Execution:
             self._return(call, value)
         return call
 
-    def run_remote(
+    def _run_remote(
         self,
         registration: Registration,
         context: Context,
         data: bytes,
         caller: Caller,
         caller_id: str,
-        timeout: float | None = None,
-        origin: Connection | None = None,
+        timeout: float | None,
+        origin: Connection | None,
     ) -> Call:
-        """Carry out a function that the engine calls over HTTP."""
         assert registration.remote is not None
         _check_voids(context, caller)
         self._calls.accepted += 1

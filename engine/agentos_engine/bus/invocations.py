@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
 
 from agentos_engine.bus.connection import Connection
 from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.tap import Watched
 from agentos_engine.clock import Clock
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import Message, decode_error, is_null
@@ -138,6 +139,10 @@ class Invocations:
         self.in_flight += 1
         return call
 
+    def follow(self, function_id: str, target: Connection) -> Call:
+        """Record a call that nobody waits for, so that it is in flight until the worker has answered."""
+        return self.open(function_id, NOBODY, "", target, None, None, self._clock.monotonic())
+
     def close(self, call: Call) -> bool:
         """Forget a call; False when it was already closed."""
         if not call.open:
@@ -176,6 +181,8 @@ class Invocations:
             _give_up(call)
             if call.task is not None:
                 call.task.cancel()
+            if isinstance(call.caller, Watched):
+                call.caller.abandoned()
 
     def fail(self, call: Call, error: BusError) -> bool:
         """End a call with an error; False when it had ended."""
@@ -206,6 +213,21 @@ class Invocations:
                 self.fail(call, error)
         for call in list(self._local):
             self.fail(call, error)
+
+    def calls(self, connections: Iterable[Connection]) -> list[Call]:
+        """Return all calls in flight; those that workers answer are kept with the connections."""
+        return [*self._local, *(call for connection in connections for call in connection.calls.values())]
+
+    def lift_deadline(self, call: Call) -> None:
+        """Let a call take as long as it takes."""
+        if call.timeout is not None:
+            self._deadlines[call.timeout].pop(call, None)
+            call.timeout = None
+
+    def next_deadline(self) -> float | None:
+        """Return when the time of a call is over next; of the clock of its ``started``. None: no call has a deadline."""
+        firsts = (next(iter(calls)) for calls in self._deadlines.values() if calls)
+        return min((call.started + (call.timeout or 0.0) for call in firsts), default=None)
 
     def expired(self, now: float) -> list[Call]:
         """Return the calls whose time is over; ``now`` is of the clock of their ``started``."""

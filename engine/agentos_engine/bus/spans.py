@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 MAX_ERROR = 500
 """Characters of an error that a span keeps."""
 
-_UNTRACED = ("engine::log::", "engine::baggage::", "engine::workers::register")
+UNTRACED = ("engine::log::", "engine::baggage::", "engine::workers::register")
 """Functions, by the beginning of their ids, of which spans would say nothing."""
 
 
@@ -109,7 +109,7 @@ class Span:
 def call_in_span(bus: "Bus", handler: "Handler", context: "Context", data: bytes) -> object | Awaitable[object]:
     """Call one of the engine's own functions, in a span when the caller has one. Raises what the function raises."""
     function_id = context.function_id
-    if function_id.startswith(_UNTRACED):
+    if function_id.startswith(UNTRACED):
         return handler(context, data)
     span = Span(bus, f"call {function_id}", context.traceparent, "server", function_id=function_id)
     try:

@@ -237,7 +237,7 @@ class Configuration:
     async def _watch(self, files: Files) -> None:
         seen = dict(self._used)
         while True:
-            await self._bus.clock.sleep(INTERVAL)
+            await self._bus.clock.machine.sleep(INTERVAL)
             try:
                 async with self._lock:
                     before, seen = seen, await asyncio.to_thread(files.scan)

@@ -158,7 +158,7 @@ class Alerts:
         try:
             if self._post is None:
                 raise OSError("this engine has no HTTP client")
-            await post(self._bus.clock, WEBHOOK_TIMEOUT, self._post, url, body)
+            await post(self._bus.clock.machine, WEBHOOK_TIMEOUT, self._post, url, body)
         except Exception as error:  # whatever a foreign server or the network does
             state.last_error = f"{error!r}"[:500]
             log.warning("the webhook of alert %s failed: %r", state.rule.name, error)

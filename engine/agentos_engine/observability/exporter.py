@@ -84,7 +84,7 @@ class Exporter:
             self._bytes -= len(self._queue.popleft()[1])
             self.dropped += 1
         if self._flush is None and self._sending is None and self._queue:
-            self._flush = self._bus.clock.call_later(FLUSH_INTERVAL, self._start)
+            self._flush = self._bus.clock.machine.call_later(FLUSH_INTERVAL, self._start)
 
     async def stop(self) -> None:
         """Send what waits, if that is possible soon, and end."""
@@ -94,7 +94,7 @@ class Exporter:
             self._start()
         if self._sending is not None:
             sending = self._sending
-            handle = self._bus.clock.call_later(STOP_TIMEOUT, sending.cancel)
+            handle = self._bus.clock.machine.call_later(STOP_TIMEOUT, sending.cancel)
             if self._pausing:
                 sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -141,10 +141,10 @@ class Exporter:
         for attempt in range(MAX_ATTEMPTS):
             if attempt:
                 self._pausing = True
-                await self._bus.clock.sleep(2.0 ** (attempt - 1))
+                await self._bus.clock.machine.sleep(2.0 ** (attempt - 1))
                 self._pausing = False
             try:
-                await post(self._bus.clock, POST_TIMEOUT, self._post, url, body)
+                await post(self._bus.clock.machine, POST_TIMEOUT, self._post, url, body)
             except Exception as error:  # whatever a foreign server or the network does
                 if self.problem is None:
                     log.warning("telemetry could not be exported to %s: %r", self.endpoint, error)

@@ -244,7 +244,7 @@ class Observability:
             return None
         if parent is not None:
             return SpanContext(trace_id, new_id(8), parent.span_id)
-        if self._trace_bucket is not None and not self._trace_bucket.allow(self.bus.clock.monotonic()):
+        if self._trace_bucket is not None and not self._trace_bucket.allow(self.bus.clock.machine.monotonic()):
             return None
         return SpanContext(trace_id, new_id(8))
 
@@ -301,6 +301,8 @@ class Observability:
             _print(record)
         caller = parse_traceparent(traceparent)
         entry: LogEntry = record.entry(self.bus.clock.time())
+        for watcher in list(self.bus.log_watchers):
+            watcher(entry.stored)
         if self.logs is not None:
             self._log_share += self.config.logs_sampling_ratio
             if self._log_share >= 1:
@@ -311,7 +313,7 @@ class Observability:
         )
 
     def _warn(self, connection: Connection | None, reason: str) -> None:
-        now = self.bus.clock.monotonic()
+        now = self.bus.clock.machine.monotonic()
         if now - self._warned_at >= 60:  # a worker that sends garbage must not fill the log
             self._warned_at = now
             worker = connection.about.name if connection is not None else ""

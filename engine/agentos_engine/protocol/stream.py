@@ -103,3 +103,8 @@ def text_frame(payload: bytes) -> bytes:
     if size < 1 << 16:
         return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
     return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+def payload_of(frame: bytes) -> bytes:
+    """Return what :func:`text_frame` made a frame of."""
+    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]

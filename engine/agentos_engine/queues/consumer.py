@@ -82,7 +82,12 @@ class Consumer:
     @property
     def busy(self) -> bool:
         """Whether a job runs, or is on its way into the queue."""
-        return bool(self.tasks) or self._coming > 0
+        return self.moving > 0
+
+    @property
+    def moving(self) -> int:
+        """Jobs that run, or are on their way into the queue."""
+        return len(self.tasks) + self._coming
 
     def use(self, settings: QueueSettings, active: bool) -> None:
         """Go on with these settings."""

@@ -94,4 +94,5 @@ class NamedQueues:
                 traceparent=span.traceparent,
                 baggage=job.baggage,
                 timeout=self._settings[queue].timeout,
+                source=f"queue {queue}",
             )

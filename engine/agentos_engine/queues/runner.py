@@ -92,6 +92,11 @@ class Runner:
         else:
             self.unused.setdefault(queue, []).extend(jobs)
 
+    @property
+    def moving(self) -> int:
+        """How many jobs run or are on their way into a queue, and other work on the store is under way."""
+        return sum(consumer.moving for consumer in self.consumers.values()) + len(self._work)
+
     async def complete(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do something to its end even when whoever asked for it goes away meanwhile."""
         task = asyncio.get_running_loop().create_task(work)

@@ -172,7 +172,7 @@ class Topics:
             return
         if topic.retained or topic.lock.locked():
             topic.gathering = True
-            self._bus.clock.call_later(GATHERING, self._start_handing_out, topic)
+            self._bus.clock.machine.call_later(GATHERING, self._start_handing_out, topic)
             return
         topic.retaining = False
         for each in topic.subscribers.values():
@@ -336,12 +336,13 @@ class Topics:
                 traceparent=span.traceparent,
                 baggage=job.baggage,
                 timeout=subscriber.consumer.settings.timeout,
+                source=name,
             )
 
     # Forgetting
 
     def _expire_later(self) -> None:
-        self._timer = self._bus.clock.call_later(EXPIRY_INTERVAL, lambda: self._bus.spawn(self._expire()))
+        self._timer = self._bus.clock.call_idly(EXPIRY_INTERVAL, lambda: self._bus.spawn(self._expire()))
 
     async def _expire(self) -> None:
         try:

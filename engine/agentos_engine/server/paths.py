@@ -54,15 +54,19 @@ class AccessError(Exception):
 
 
 class Gate:
-    """Decides who may connect: everybody without a verifier, else those whose token is right for this realm."""
+    """Decides who may connect: everybody without a verifier, else those whose token is right for this realm.
 
-    def __init__(self, realm: str, verifier: Verifier | None) -> None:
+    With ``anonymous`` those without any token may, too.
+    """
+
+    def __init__(self, realm: str, verifier: Verifier | None, anonymous: bool = False) -> None:
         self._realm = realm
         self._verifier = verifier
+        self._anonymous = anonymous
 
     def identify(self, target: Target) -> Identity | None:
-        """Return whose token a path carries; None when the engine is open. Raises AccessError."""
-        if self._verifier is None:
+        """Return whose token a path carries; None for somebody who needs none. Raises AccessError."""
+        if self._verifier is None or (self._anonymous and target.token is None):
             return None
         if target.token is None:
             raise AccessError("this engine demands a token: connect to ws://HOST:PORT/w/TOKEN/POD-UID")

@@ -155,7 +155,7 @@ class StreamServer:
 
     async def _ping(self) -> None:
         while True:
-            await self._clock.sleep(PING_INTERVAL)
+            await self._clock.machine.sleep(PING_INTERVAL)
             for socket in list(self._sockets):
                 socket.ping()
 

@@ -360,7 +360,7 @@ class Client:
                 self._tell(
                     "STREAM_SYNC_ERROR", f"{place} cannot be read now; changes are sent, the values when they can be"
                 )
-            self._retries[seat, key] = self._host.clock.call_later(SYNC_RETRY, self._retry, seat, key)
+            self._retries[seat, key] = self._host.clock.machine.call_later(SYNC_RETRY, self._retry, seat, key)
         finally:
             held, self._held, self._held_bytes, self._syncing = self._held, deque(), 0, None
             for each in held:

@@ -50,7 +50,7 @@ class Availability:
                 self._tell("worker_metadata_updated", connection)
         if not self._scheduled and self._functions:
             self._scheduled = True
-            self._bus.clock.call_later(GATHERING, self._look)
+            self._bus.clock.machine.call_later(GATHERING, self._look)
 
     def _tell(self, event: str, connection: Connection) -> None:
         if self._workers:

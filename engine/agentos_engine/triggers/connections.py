@@ -57,7 +57,7 @@ class ConnectionsTrigger:
     def _schedule(self, seconds: float = COALESCE) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._bus.clock.call_later(seconds, self._flush)
+            self._bus.clock.machine.call_later(seconds, self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False

@@ -90,8 +90,9 @@ class Cron:
         while job.binding is not None and due is not None:
             left = due - clock.time()
             if left > 0:
-                await clock.sleep(min(left, LONGEST_SLEEP))
-                if left > LONGEST_SLEEP:
+                longest = LONGEST_SLEEP if clock.may_be_set else left
+                await clock.sleep(min(left, longest))
+                if left > longest:
                     due = self._next(schedule, ticked)
                 continue
             ticked = due

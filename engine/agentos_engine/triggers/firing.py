@@ -54,6 +54,7 @@ class Firing:
             metadata=binding.metadata,
             traceparent=traceparent,
             baggage=baggage,
+            source=binding.trigger_type,
         )
 
     async def allows(
@@ -69,6 +70,7 @@ class Firing:
             traceparent=traceparent,
             baggage=baggage,
             timeout=CONDITION_TIMEOUT,
+            source=binding.trigger_type,
         )
         return result != b"false"
 
@@ -91,4 +93,5 @@ class Firing:
             traceparent=traceparent,
             baggage=baggage,
             timeout=timeout,
+            source=binding.trigger_type,
         )

@@ -125,7 +125,12 @@ class RouteCall:
         self._exchange.waits_for = ("MIDDLEWARE_TIMEOUT", f"middleware {middleware}")
         view = middleware_payload(self._exchange.request, self._params)
         result = await self._http.bus.call(
-            middleware, view, namespace=namespace, traceparent=self._traceparent, baggage=self._baggage
+            middleware,
+            view,
+            namespace=namespace,
+            traceparent=self._traceparent,
+            baggage=self._baggage,
+            source="http",
         )
         response = middleware_response(result or b"")
         if response is None:
@@ -162,6 +167,7 @@ class RouteCall:
                 namespace=binding.namespace,
                 traceparent=self._traceparent,
                 baggage=self._baggage,
+                source=f"http {exchange.request.method} {self._owner.path.text}",
             )
         except BusError as error:
             self._fail(binding.function_id, error.code, error.message)
@@ -222,7 +228,7 @@ class RouteCall:
             exchange.allow(self._http.server.stream_timeout)
         else:
             exchange.allow(2 * WRITER_GRACE)
-            self._grace = self._http.bus.clock.call_later(WRITER_GRACE, self._end_grace)
+            self._grace = self._http.bus.clock.machine.call_later(WRITER_GRACE, self._end_grace)
 
     def _end_grace(self) -> None:
         self._grace = None
@@ -305,7 +311,7 @@ class RouteCall:
         if self._call is not None:
             # Its function has written the response, and is about to return.
             call, self._call = self._call, None
-            self._http.bus.clock.call_later(LATE_ANSWER, self._http.bus.calls.invocations.abandon, call)
+            self._http.bus.clock.machine.call_later(LATE_ANSWER, self._http.bus.calls.invocations.abandon, call)
         self._close(keep_body=True)
 
     def _abandon(self) -> None:

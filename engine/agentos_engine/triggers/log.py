@@ -121,7 +121,7 @@ class Firings:
         served = self._served.get(binding)
         if served is None or binding in chain:
             return
-        if len(served.chains) >= MAX_UNANSWERED or not served.bucket.allow(self._bus.clock.monotonic()):
+        if len(served.chains) >= MAX_UNANSWERED or not served.bucket.allow(self._bus.clock.machine.monotonic()):
             served.dropped += 1
             if served.dropped == 1:
                 log.warning(
@@ -147,6 +147,7 @@ class Firings:
                     metadata=binding.metadata,
                     traceparent=traceparent,
                     timeout=TIMEOUT,
+                    source=binding.trigger_type,
                 )
             served.failing = False
         except BusError as error:
@@ -225,7 +226,7 @@ class TraceTrigger:
                     self._gathered.setdefault(binding, {})[span.trace_id] = None
         if self._gathered and not self._scheduled:
             self._scheduled = True
-            self._bus.clock.call_later(GATHER, self._fire)
+            self._bus.clock.machine.call_later(GATHER, self._fire)
 
     def _fire(self) -> None:
         self._scheduled = False

@@ -116,7 +116,7 @@ class StateTrigger:
         if backlog.busy:
             identity = _identity(binding, pattern)
             self._handed_over.setdefault(identity, []).append(backlog)
-            self._bus.clock.call_later(0, self._forget, identity)
+            self._bus.clock.machine.call_later(0, self._forget, identity)
 
     def release(self) -> None:
         """Unbind everything; what waits is still delivered."""

@@ -138,7 +138,7 @@ class StreamTriggers:
         if queue.busy:
             identity = replica_group(queue.binding)
             self._left.setdefault(identity, []).append(queue)
-            self._bus.clock.call_later(0, self._forget, identity)
+            self._bus.clock.machine.call_later(0, self._forget, identity)
 
     def _forget(self, identity: tuple[object, ...]) -> None:
         for queue in self._left.pop(identity, ()):

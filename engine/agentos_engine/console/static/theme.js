@@ -1,0 +1,7 @@
+// Not a module: it runs before the page is painted, so that a chosen theme does not flash.
+try {
+  const theme = localStorage.getItem("theme");
+  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+} catch {
+  // Without storage the system's theme counts.
+}
