@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,10 +38,23 @@ class Bus:
     calls: list[tuple[str, Any]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    refuses: bool = False
     closed: bool = False
     _connection: ServerConnection | None = None
     _results: dict[str, dict[str, Any]] = field(default_factory=dict)
     _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @classmethod
+    @contextmanager
+    def serving(cls, token: str) -> Iterator[Bus]:
+        bus = cls()
+        with serve(bus.serve, "127.0.0.1", 0, max_size=2**26, compression=None) as server:
+            bus.url = f"ws://127.0.0.1:{_port(server)}/w/{token}/pod-uid"
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            yield bus
+            server.shutdown()
+            thread.join(WAIT_SECS)
 
     def serve(self, connection: ServerConnection) -> None:
         assert connection.request is not None
@@ -72,29 +86,32 @@ class Bus:
                     self._results[message["invocation_id"]] = message
                 case "invokefunction" if message["function_id"] == "engine::workers::register":
                     self.names.append(message["data"]["name"])
+                    if self.refuses:
+                        refusal = {"type": "registrationrejected", "code": "WORKER_NAMESPACE_CONFLICT"}
+                        connection.send(json.dumps({**refusal, "worker_name": self.names[-1]}))
+                case "invokefunction" if message["function_id"] == "engine::baggage::get_all":
+                    self._answer(connection, message, result={"baggage": {}})
                 case "invokefunction":
-                    threading.Thread(target=self._answer, args=(connection, message), daemon=True).start()
+                    threading.Thread(target=self._provide, args=(connection, message), daemon=True).start()
             self._changed.notify_all()
 
-    def _answer(self, connection: ServerConnection, message: dict[str, Any]) -> None:
+    def _provide(self, connection: ServerConnection, message: dict[str, Any]) -> None:
         function_id, payload = message["function_id"], message.get("data")
         with self._changed:
             self.calls.append((function_id, payload))
             self._changed.notify_all()
-        reply: dict[str, Any] = {
-            "type": "invocationresult",
-            "invocation_id": message["invocation_id"],
-            "function_id": function_id,
-        }
         provider = self.provided.get(function_id)
         if provider is None:
-            reply["error"] = {"code": "function_not_found", "message": f"Function {function_id} not found"}
-        else:
-            try:
-                reply["result"] = provider(payload)
-            except BusError as error:
-                reply["error"] = {"code": error.code, "message": error.message}
-        connection.send(json.dumps(reply))
+            error = {"code": "function_not_found", "message": f"Function {function_id} not found"}
+            return self._answer(connection, message, error=error)
+        try:
+            self._answer(connection, message, result=provider(payload))
+        except BusError as error:
+            self._answer(connection, message, error={"code": error.code, "message": error.message})
+
+    def _answer(self, connection: ServerConnection, message: dict[str, Any], **outcome: Any) -> None:
+        reply = {key: message[key] for key in ("invocation_id", "function_id")}
+        connection.send(json.dumps({"type": "invocationresult", **reply, **outcome}))
 
     def wait_for(self, condition: Callable[[], Any], seconds: float = WAIT_SECS) -> None:
         with self._changed:
@@ -153,15 +170,15 @@ class Bus:
 
 
 @pytest.fixture
-def bus() -> Iterator[Bus]:
-    bus = Bus()
-    with serve(bus.serve, "127.0.0.1", 0, max_size=2**26, compression=None) as server:
-        bus.url = f"ws://127.0.0.1:{_port(server)}/w/secret-token.abc_DEF/pod-uid"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield bus
-        server.shutdown()
-        thread.join(WAIT_SECS)
+def new_bus() -> Iterator[Callable[[str], Bus]]:
+    """Makes a bus that is reached with the given token."""
+    with ExitStack() as stack:
+        yield lambda token: stack.enter_context(Bus.serving(token))
+
+
+@pytest.fixture
+def bus(new_bus: Callable[[str], Bus]) -> Bus:
+    return new_bus("secret-token.abc_DEF")
 
 
 def _port(server: Server) -> int:

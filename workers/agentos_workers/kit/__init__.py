@@ -5,7 +5,7 @@ worker = Worker("wasm-sandbox")
 @worker.function("wasm::execute", http=Http("POST", "wasm/execute"))
 async def execute(request: ExecuteRequest, context: Context) -> ExecuteReply: ...
 
-worker.run()
+In a file ``worker.py``; ``agentos-worker run worker.py`` connects it to the engine and serves its functions.
 """
 
 from .context import Context
@@ -14,10 +14,13 @@ from .function import Reply, Request
 from .http import Http, HttpRequest
 from .sdk import InvocationError
 from .settings import load_settings
+from .triggers import Cron, CronTick, Trigger
 from .worker import Worker
 
 __all__ = [
     "Context",
+    "Cron",
+    "CronTick",
     "FieldError",
     "FunctionError",
     "Http",
@@ -27,6 +30,7 @@ __all__ = [
     "Reply",
     "Request",
     "SettingsError",
+    "Trigger",
     "Worker",
     "load_settings",
 ]

@@ -52,3 +52,7 @@ class InvalidInput(FunctionError):
 
 class SettingsError(Exception):
     """An environment variable of the worker has a value that it cannot use; the text names all of them."""
+
+
+class WorkerRefused(Exception):
+    """The engine does not want this worker, and trying again would not help; the text says why."""

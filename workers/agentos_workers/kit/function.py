@@ -8,7 +8,8 @@ import typing
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
@@ -16,7 +17,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from .context import Context
 from .errors import FieldError, FunctionError, InvalidInput
-from .http import Http, HttpRequest, response
+from .http import HttpRequest, response
 from .sdk import InvocationError
 
 Handler = Callable[..., Any]
@@ -39,35 +40,47 @@ class Reply(_Message):
     """Base of reply models."""
 
 
+class Registrable(Protocol):
+    """Something that calls a function: Http, Cron or Trigger."""
+
+    def trigger(self, function_id: str) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One function as declared: id, handler, routes, models and limits."""
+    """One function as declared: id, handler, what triggers it, models and limits."""
 
     id: str
     handler: Handler
-    http: tuple[Http, ...]
+    triggers: tuple[Registrable, ...]
     request: type[BaseModel] | None
-    reply: type[BaseModel]
+    reply: type[BaseModel] | None
     description: str
     max_request_bytes: int
 
     @classmethod
     def declare(
-        cls, function_id: str, handler: Handler, http: tuple[Http, ...], description: str, max_request_bytes: int
+        cls,
+        function_id: str,
+        handler: Handler,
+        triggers: tuple[Registrable, ...],
+        description: str,
+        max_request_bytes: int,
     ) -> Function:
         """Reads the models from the handler's annotations: ``(request: Model, context: Context) -> Model``, or without
-        the request. Raises TypeError, at import, for anything else."""
+        the request, or with None for the reply. Raises TypeError, at import, for anything else."""
         hints = typing.get_type_hints(handler)
         reply = hints.pop("return", None)
         parameters = list(inspect.signature(handler).parameters)
         models = [hints.get(name) for name in parameters]
-        if not models or len(models) > 2 or models[-1] is not Context or not _is_model(reply):
-            raise TypeError(f"{function_id}: write the handler as (request: Model, context: Context) -> Model")
+        if not models or len(models) > 2 or models[-1] is not Context or not (_is_model(reply) or reply is NoneType):
+            raise TypeError(f"{function_id}: write the handler as (request: Model, context: Context) -> Model or None")
         request = models[0] if len(models) == 2 else None
         if request is not None and not _is_model(request):
             raise TypeError(f"{function_id}: the request must be a pydantic model, not {request!r}")
         text = description or inspect.getdoc(handler) or ""
-        return cls(function_id, handler, http, request, reply, text.split("\n\n")[0], max_request_bytes)
+        model = None if reply is NoneType else reply
+        return cls(function_id, handler, triggers, request, model, text.split("\n\n")[0], max_request_bytes)
 
     def request_format(self) -> dict[str, Any]:
         """The JSON Schema of the request."""
@@ -75,7 +88,7 @@ class Function:
 
     def response_format(self) -> dict[str, Any]:
         """The JSON Schema of the reply."""
-        return self.reply.model_json_schema(mode="serialization")
+        return self.reply.model_json_schema(mode="serialization") if self.reply else {"type": "null"}
 
     def parse(self, payload: Any, http: HttpRequest | None) -> BaseModel | None:
         """The request inside a payload, already without ``_caller_worker_id``; raises InvalidInput.
@@ -108,10 +121,13 @@ class Function:
         fields = self.request.model_fields if self.request else {}
         return frozenset(field.alias or name for name, field in fields.items())
 
-    def dump(self, reply: Any) -> dict[str, Any]:
+    def dump(self, reply: Any) -> dict[str, Any] | None:
         """A handler's reply as JSON values."""
-        if not isinstance(reply, self.reply):
-            raise TypeError(f"{self.id} returned {type(reply).__name__}, not {self.reply.__name__}")
+        if self.reply is None and reply is None:
+            return None
+        if self.reply is None or not isinstance(reply, self.reply):
+            expected = self.reply.__name__ if self.reply else "None"
+            raise TypeError(f"{self.id} returned {type(reply).__name__}, not {expected}")
         return reply.model_dump(mode="json", by_alias=True)
 
 
@@ -120,7 +136,7 @@ async def answer(
     payload: Any,
     admit: Callable[[], None],
     run: Callable[[BaseModel | None, HttpRequest | None, str | None], Awaitable[Any]],
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Takes a payload through `admit` (which may refuse), parsing, `run` and dumping, and gives back what the engine
     wants: the bare reply for a direct call, an HTTP answer for a request that came by HTTP.
 

@@ -1,7 +1,8 @@
 """JSON logs on stderr, without the secrets that a worker is started with.
 
 The worker's token is part of its ``III_URL`` (``ws://engine:49134/w/<token>/<pod uid>``) and the SDK logs that URL, so
-every line passes the redaction as its last step, tracebacks included.
+every line passes the redaction as its last step, tracebacks included. Workers may share the process: each record names
+the one that it belongs to.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import os
 import re
 import sys
 import threading
+import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from . import scope
 from .errors import FunctionError
 
 REDACTED = "[redacted]"
@@ -31,15 +35,25 @@ _LOGGER = logging.getLogger("agentos_workers")
 class Redaction:
     """Removes this process's secrets from text: known values, and whatever sits where URLs carry secrets."""
 
-    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+    def __init__(self) -> None:
+        self._values: tuple[str, ...] = ()
+
+    def add(self, url: str, token: str | None = None) -> None:
+        """Makes the secrets of an engine's address, and a token, known ones."""
         found = {token or ""}
-        parts = urlsplit(url or "")
-        match = re.search(r"/w/([^/]+)", parts.path)
+        try:
+            parts = urlsplit(url)
+            found.add(parts.password or "")
+        except ValueError:
+            # Not an address; the patterns still apply.
+            parts = None
+        match = re.search(r"/w/([^/?#]+)", parts.path if parts else url)
         if match:
             found.add(match.group(1))
-        found.add(parts.password or "")
         found |= {unquote(value) for value in found}
-        self._values = sorted((value for value in found if len(value) > 3), key=len, reverse=True)
+        known = {value for value in found if len(value) > 3} | set(self._values)
+        # Longer ones first: a shorter one may be a part of them.
+        self._values = tuple(sorted(known, key=len, reverse=True))
 
     def __call__(self, text: str) -> str:
         for value in self._values:
@@ -49,25 +63,56 @@ class Redaction:
         return text
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object per record: time (RFC 3339, UTC), level, logger, message, and error with its traceback."""
+class Attribution:
+    """Finds the worker that a record belongs to.
 
-    def __init__(self, redaction: Redaction, worker: str) -> None:
-        super().__init__()
-        self._redact = redaction
-        self._worker = worker
+    It is the one that the code runs for. Threads that a worker starts by itself do not know that, so for them it is the
+    one whose folder the record's file is in, or a file of its traceback. All others have the name `otherwise`.
+    """
+
+    def __init__(self, otherwise: str) -> None:
+        self.otherwise = otherwise
+        self._owners: dict[object, tuple[str, str]] = {}
+
+    def add(self, owner: object, folder: Path, name: str) -> None:
+        """Files in `folder` belong to the worker `name`, until `owner` is removed."""
+        self._owners[owner] = (f"{folder}{os.sep}", name)
+
+    def remove(self, owner: object) -> None:
+        """Undoes `add`."""
+        self._owners.pop(owner, None)
+
+    def __call__(self, record: logging.LogRecord) -> str:
+        worker = scope.current.get()
+        if worker is not None:
+            return worker.name
+        paths = [record.pathname]
+        if record.exc_info and record.exc_info[2]:
+            paths += [frame.filename for frame in reversed(traceback.extract_tb(record.exc_info[2]))]
+        # The innermost folder, and of several workers from one folder the newest.
+        folders = [*self._owners.values()][::-1]
+        folders.sort(key=lambda owned: len(owned[0]), reverse=True)
+        return next((name for path in paths for folder, name in folders if path.startswith(folder)), self.otherwise)
+
+
+redaction = Redaction()
+attribution = Attribution("host")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per record: time (RFC 3339, UTC), level, worker, logger, message, and error with its traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "worker": self._worker,
+            "worker": attribution(record),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
-        return self._redact(json.dumps(entry, default=str))
+        return redaction(json.dumps(entry, default=str))
 
 
 def _wanted(record: logging.LogRecord) -> bool:
@@ -79,13 +124,15 @@ def _wanted(record: logging.LogRecord) -> bool:
     return not (error is not None and isinstance(error.__cause__, FunctionError))
 
 
-def configure(worker: str, url: str) -> None:
+def configure(otherwise: str) -> None:
     """Sends all logs of the process to stderr as redacted JSON, uncaught exceptions and warnings among them.
 
-    The level comes from ``AGENTOS_LOG_LEVEL`` (default ``info``; an unknown name counts as that).
+    `otherwise` is the worker of records that cannot be attributed. The level comes from ``AGENTOS_LOG_LEVEL`` (default
+    ``info``; an unknown name counts as that).
     """
+    attribution.otherwise = otherwise
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(Redaction(url, os.environ.get("III_TOKEN")), worker))
+    handler.setFormatter(JsonFormatter())
     level = logging.getLevelNamesMapping().get(os.environ.get("AGENTOS_LOG_LEVEL", "info").upper(), logging.INFO)
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)

@@ -6,6 +6,11 @@ import sys
 # the CPU time that a start costs. httpx copes with the module being absent.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
-from iii import InitOptions, InvocationError, register_worker  # noqa: E402 (after the line above)
+from iii import (  # noqa: E402 (after the line above)
+    InitOptions,
+    InvocationError,
+    RegistrationRejectedError,
+    register_worker,
+)
 
-__all__ = ["InitOptions", "InvocationError", "register_worker"]
+__all__ = ["InitOptions", "InvocationError", "RegistrationRejectedError", "register_worker"]

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from . import scope
 from .errors import SettingsError
 
 M = TypeVar("M", bound=BaseModel)
@@ -25,9 +26,11 @@ class KitSettings(BaseModel):
 def load_settings(model: type[M], prefix: str, environ: Mapping[str, str] | None = None) -> M:
     """Reads `prefix` + the field's name in upper case for each field of `model`; blank counts as absent.
 
-    Raises SettingsError naming each variable that does not fit. Values are not repeated: they may be secrets.
+    The variables are `environ`, else those of the worker that this code runs for, else the process's. Raises
+    SettingsError naming each variable that does not fit. Values are not repeated: they may be secrets.
     """
-    source = os.environ if environ is None else environ
+    worker = scope.current.get()
+    source = environ if environ is not None else worker.environ if worker else os.environ
     values = {name: value for name in model.model_fields if (value := source.get(_variable(prefix, name), "").strip())}
     try:
         return model.model_validate(values)
