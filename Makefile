@@ -14,7 +14,7 @@ MEMBERS := contracts engine operator workers cli
 CLUSTER := $(PYTHON) -m tests.cluster
 LONG ?=
 
-.PHONY: help setup lock crds docs lint check test test-long bench demo demo-down cluster cluster-down kubeconfig engine-urls image wheels clean
+.PHONY: help setup lock crds docs screenshots lint check test test-long bench demo demo-down cluster cluster-down kubeconfig engine-urls image wheels clean
 
 help: ## list these tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ docs: setup ## write the generated docs pages
 	@$(PY) -m agentos_contracts.reasons > docs/conditions.md
 	$(PY) -m tests.compat_table
 
+screenshots: setup ## take the pictures of docs/console.md anew
+	@AGENTOS_SCREENSHOTS=1 $(PY) -m pytest -q tests/browser/test_screenshots.py
+
 lint: setup ## format check, lint, types, import layers
 	@$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -63,8 +66,9 @@ test: setup ## unit tests, SDK compatibility, and end-to-end tests on a real clu
 test-long: setup ## everything, the long tests too
 	@$(PY) -m pytest $(ARGS)
 
-bench: setup ## measure: apply → Ready by phase, WebAssembly cold start
+bench: setup ## measure: apply → Ready by phase, agentos up → first call, WebAssembly cold start
 	@$(PY) tests/bench/wasm_cold_start.py
+	$(PY) -m tests.bench.up
 	$(PY) -m tests.bench.apply_to_ready
 
 demo: setup ## the whole path on a real cluster: KEEP=1 leaves it up

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from agentos.commands import validate
+from agentos.commands import author, author_loop, everyday, importing, observing, stored, up, validate
 from agentos.errors import CommandError, ExitCode
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ def agentos() -> None:
     """AgentOS on Kubernetes."""
 
 
-for _group in (validate,):
+for _group in (up, author, author_loop, validate, importing, everyday, observing, stored):
     _group.add_to(app)
 
 

@@ -14,7 +14,7 @@ class ExitCode(IntEnum):
     UNREACHABLE = 3
     """No engine answers."""
     NOT_FOUND = 4
-    """There is no such function, worker, trace, queue or realm."""
+    """There is no such function, worker, trace, value, queue or realm."""
     TIMEOUT = 5
     """No answer in time."""
     INTERRUPTED = 130

@@ -2,12 +2,41 @@
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def progress(what: str) -> Iterator[None]:
-    """Say on stderr what takes long: a spinner on a terminal, one plain line in a pipe."""
+def progress(what: str, *, after: float = 0.0) -> Iterator[None]:
+    """Say on stderr what takes long: a spinner on a terminal, one plain line in a pipe.
+
+    Nothing is said of what is over within ``after`` seconds.
+    """
+    with contextlib.ExitStack() as shown:
+        if not after:
+            shown.enter_context(_shown(what))
+            yield
+            return
+        lock, over = threading.Lock(), False
+
+        def show() -> None:
+            with lock:
+                if not over:
+                    shown.enter_context(_shown(what))
+
+        timer = threading.Timer(after, show)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with lock:
+                over = True
+
+
+@contextlib.contextmanager
+def _shown(what: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         print(f"{what} …", file=sys.stderr, flush=True)
         yield

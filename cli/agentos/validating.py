@@ -2,11 +2,8 @@
 
 import json
 import os
-import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from agentos_contracts.documents import read_documents
@@ -16,14 +13,16 @@ from agentos_contracts.model_findings import at
 from agentos_contracts.resource import GROUP
 from agentos_contracts.validation import validate
 
-MAX_FILE_BYTES = 2 * 1024 * 1024
-"""Largest file that is read, in bytes; the apiserver takes no larger object either."""
-
-STDIN = "-"
-
-# kubectl reads YAML 1.1, where yes and no are booleans.
-_KUBECTL_YAML = (1, 1)
-_OURS = re.compile(rf"apiVersion[\"']?\s*:\s*[\"']?{re.escape(GROUP)}/")
+from agentos.files import (
+    KUBECTL_YAML,
+    MAX_FILE_BYTES,
+    STDIN,
+    has_resources,
+    is_manifest_file,
+    resources_in,
+    text_of,
+    yaml_files,
+)
 
 
 @dataclass(slots=True)
@@ -56,7 +55,7 @@ def validate_paths(paths: Iterable[str]) -> Report:
     report = Report()
     for path in paths:
         if path != STDIN and os.path.isdir(path):
-            for file in _yaml_files(path):
+            for file in yaml_files(path):
                 _validate_file(file, report, searched=True)
         else:
             _validate_file(path, report, searched=False)
@@ -100,45 +99,23 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _yaml_files(folder: str) -> Iterator[str]:
-    """Yield the YAML files below a folder in order, without hidden folders and installed packages."""
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "node_modules")
-        yield from (os.path.join(where, name) for name in sorted(files) if name.endswith((".yaml", ".yml")))
-
-
 def _validate_file(path: str, report: Report, *, searched: bool) -> None:
     name = "<stdin>" if path == STDIN else path
     try:
-        text = _text_of(path)
+        text = text_of(path)
     except OSError as problem:
         report.unreadable.append((name, problem.strerror or type(problem).__name__))
         return
     except ValueError as problem:
         report.unreadable.append((name, str(problem)))
         return
-    is_manifest = Path(path).name == MANIFEST_FILE
-    if searched and not is_manifest and not _OURS.search(text):
+    is_manifest = is_manifest_file(path)
+    if searched and not is_manifest and not has_resources(text):
         report.skipped.append((name, f"neither {MANIFEST_FILE} nor a resource of {GROUP}"))
     elif is_manifest:
         _validate_manifest_text(name, text, report)
     else:
         _validate_resources(name, text, report)
-
-
-def _text_of(path: str) -> str:
-    """Return the text of a file; raises ValueError for one that is too large or not UTF-8."""
-    if path == STDIN:
-        data = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
-    else:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"larger than {MAX_FILE_BYTES // 1024} KiB")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise ValueError("not UTF-8 text") from problem
 
 
 def _validate_manifest_text(name: str, text: str, report: Report) -> None:
@@ -154,7 +131,7 @@ def _validate_manifest_text(name: str, text: str, report: Report) -> None:
 
 
 def _validate_resources(name: str, text: str, report: Report) -> None:
-    documents, findings = read_documents(text, max_bytes=MAX_FILE_BYTES, yaml_version=_KUBECTL_YAML)
+    documents, findings = read_documents(text, max_bytes=MAX_FILE_BYTES, yaml_version=KUBECTL_YAML)
     if findings:
         report.checked += 1
         report.add(name, findings)
@@ -164,7 +141,7 @@ def _validate_resources(name: str, text: str, report: Report) -> None:
         _validate_manifest_text(name, text, report)
         return
     for document in given:
-        for resource, path in _resources(document.value):
+        for resource, path in resources_in(document.value):
             if not _is_ours(resource):
                 kind = resource.get("kind") if isinstance(resource, dict) else None
                 report.skipped.append(
@@ -174,13 +151,6 @@ def _validate_resources(name: str, text: str, report: Report) -> None:
             report.checked += 1
             found = [replace(finding, path=at(path, finding.path)) for finding in validate(resource)]
             report.add(name, [replace(finding, line=document.line_of(finding.path)) for finding in found])
-
-
-def _resources(value: Any) -> list[tuple[Any, str]]:
-    """Return the resources in a document with their paths: itself, or the items of a List as kubectl prints it."""
-    if isinstance(value, dict) and value.get("kind") == "List" and isinstance(value.get("items"), list):
-        return [(item, f"items[{index}]") for index, item in enumerate(value["items"])]
-    return [(value, "")]
 
 
 def _is_manifest(value: Any) -> bool:

@@ -8,14 +8,16 @@ into them, so that an unchanged tree builds nothing.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shlex
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.cluster import tools
-from tests.cluster.command import PROJECT_ROOT, ClusterError, cache_folder, cache_lock, run
+from tests.cluster.command import PROJECT_ROOT, ClusterError, cache_folder, cache_lock, replace_file, run
 from tests.cluster.config import PAUSE_IMAGE
 from tests.cluster.progress import Steps
 
@@ -23,6 +25,8 @@ MEMBERS = ("contracts", "engine", "operator", "workers", "cli")
 BASE_IMAGE = "localhost/python:3.13-slim"  # what the Dockerfile's FROM finds first
 BASE_SUITE = "trixie"  # the Debian release whose python3 is 3.13
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+NODE_IMAGE = "localhost/node:slim"  # for a worker's Dockerfile, where node:22-slim cannot be pulled
+NODE_PACKAGES = ("nodejs", "npm", "ca-certificates")
 # What a slim image has no use for: documentation and translations.
 BASE_LEFT_OUT = (
     "/usr/share/doc/*",
@@ -33,6 +37,7 @@ BASE_LEFT_OUT = (
 )
 ARCHIVES_KEPT = 3
 BUILD_SECONDS = 1800
+_BUILDAH = {"BUILDAH_ISOLATION": "chroot"}  # within a container no further namespaces can be had
 
 
 def project_image() -> str:
@@ -74,6 +79,37 @@ def base_archive(steps: Steps) -> Path:
     return _archived(BASE_IMAGE, base_key(), "the base image", steps, _build_base)
 
 
+def node_image(steps: Steps | None = None) -> str:
+    """The reference of an image with Node and npm, which `agentos build` finds in `build_environment`."""
+    if tools.docker_answers():
+        return "node:22-slim"
+    key = hashlib.sha256(repr((BASE_SUITE, NODE_PACKAGES, BASE_LEFT_OUT)).encode()).hexdigest()[:16]
+    archive = _archived(
+        NODE_IMAGE, key, "the Node image", steps or Steps(),
+        lambda log: _build_debian(NODE_IMAGE, NODE_PACKAGES, "node", log),
+    )  # fmt: skip
+    _pull(NODE_IMAGE, archive)
+    return NODE_IMAGE
+
+
+def build_environment() -> dict[str, str]:
+    """The variables with which `agentos build` finds the images that were built here, and puts its own beside them."""
+    if tools.docker_answers():
+        return {}
+    settings = cache_folder() / "buildah" / "storage.conf"
+    root, runroot = _storage()
+    driver = json.loads(_buildah("info"))["store"]["GraphDriverName"]
+    replace_file(settings, f'[storage]\ndriver = "{driver}"\ngraphroot = "{root}"\nrunroot = "{runroot}"\n')
+    options = ["--pull-never", "--network", "host", *_pip_volumes()]
+    return {"CONTAINERS_STORAGE_CONF": str(settings), "AGENTOS_BUILD_OPTIONS": shlex.join(options), **_BUILDAH}
+
+
+def export(ref: str, archive: Path) -> None:
+    """Write an image that `agentos build` made as a docker-archive, and forget it. Not for a host with Docker."""
+    _buildah("push", "--quiet", ref, f"docker-archive:{archive}:{ref}")
+    _buildah("rmi", ref)
+
+
 def archive_of(ref: str) -> Path:
     """The archive that was last built for this reference. Raises ClusterError when there is none."""
     archive = _current(ref)
@@ -96,7 +132,8 @@ def project_inputs(root: Path) -> Iterator[Path]:
     yield from (root / name for name in ("Dockerfile", ".dockerignore", "requirements.lock", "requirements-dev.lock"))
     for member in MEMBERS:
         for folder, folders, files in os.walk(root / member):
-            folders[:] = [name for name in folders if name not in ("tests", "__pycache__")]
+            left_out = ("tests", "__pycache__") if Path(folder) == root / member else ("__pycache__",)
+            folders[:] = [name for name in folders if name not in left_out]
             yield from (Path(folder) / name for name in files)
 
 
@@ -139,11 +176,16 @@ def _current(ref: str) -> Path:
 def _bud(ref: str, steps: Steps, log: Path) -> None:
     base = base_archive(steps)
     _drop_stale_layers()
-    if not _buildah("images", "--quiet", "--filter", f"reference={BASE_IMAGE}").strip():
-        _buildah("pull", "--quiet", f"docker-archive:{base}")
+    _pull(BASE_IMAGE, base)
     options = ["--pull-never", "--layers", "--isolation", "chroot", "--network", "host", "--format", "docker"]
     arguments = ["--build-arg", f"VERSION={_tag(ref)}", "--tag", ref]
     _buildah("bud", *options, *_pip_volumes(), *arguments, str(PROJECT_ROOT), log=log)
+
+
+def _pull(ref: str, archive: Path) -> None:
+    """Have an image in the storage."""
+    if not _buildah("images", "--quiet", "--filter", f"reference={ref}").strip():
+        _buildah("pull", "--quiet", f"docker-archive:{archive}")
 
 
 def _drop_stale_layers() -> None:
@@ -157,19 +199,24 @@ def _drop_stale_layers() -> None:
 
 
 def _build_base(log: Path) -> None:
-    work = cache_folder() / "images" / ".base"
+    _build_debian(BASE_IMAGE, BASE_PACKAGES, "python3", log)
+
+
+def _build_debian(ref: str, packages: tuple[str, ...], command: str, log: Path) -> None:
+    """Make a slim image of Debian packages that runs a command unless told otherwise."""
+    work = cache_folder() / "images" / f".{command}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     archive = work / "base.tar"
     excluded = [f"--dpkgopt=path-exclude={pattern}" for pattern in BASE_LEFT_OUT]
-    packages = f"--include={','.join(BASE_PACKAGES)}"
+    included = f"--include={','.join(packages)}"
     run(
-        ["mmdebstrap", "--variant=minbase", *excluded, packages, BASE_SUITE, archive],
+        ["mmdebstrap", "--variant=minbase", *excluded, included, BASE_SUITE, archive],
         timeout=BUILD_SECONDS,
         env={"TMPDIR": str(work)},
         log=log,
     )
-    _from_scratch(BASE_IMAGE, [["add", "{}", str(archive), "/"], ["config", "--cmd", "python3", "{}"]])
+    _from_scratch(ref, [["add", "{}", str(archive), "/"], ["config", "--cmd", command, "{}"]])
     shutil.rmtree(work)
 
 
@@ -205,11 +252,17 @@ def _pip_volumes() -> list[str]:
 
 def _buildah(*arguments: str, log: Path | None = None) -> str:
     """Run buildah on storage of our own in the cache. Returns what it printed."""
-    storage = cache_folder() / "buildah"
-    (storage / "tmp").mkdir(parents=True, exist_ok=True)
-    where = ["--root", storage / "storage", "--runroot", storage / "run"]
-    env = {"TMPDIR": str(storage / "tmp"), "BUILDAH_ISOLATION": "chroot"}
+    root, runroot = _storage()
+    folder = root.parent / "tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    where = ["--root", root, "--runroot", runroot]
+    env = {"TMPDIR": str(folder), **_BUILDAH}
     return run(["buildah", *where, *arguments], timeout=BUILD_SECONDS, env=env, log=log).stdout
+
+
+def _storage() -> tuple[Path, Path]:
+    """buildah's images, and what it knows of those in use."""
+    return cache_folder() / "buildah" / "storage", cache_folder() / "buildah" / "run"
 
 
 def _tag(ref: str) -> str:

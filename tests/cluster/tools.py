@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,13 +58,13 @@ def docker_answers() -> bool:
         return False
 
 
-def missing_packages() -> list[str]:
-    """The Debian packages of PACKAGES of which something is not there."""
+def missing_packages(packages: Mapping[str, tuple[str, ...]] = PACKAGES) -> list[str]:
+    """The Debian packages of which something is not there."""
 
     def there(thing: str) -> bool:
         return Path(thing).exists() if thing.startswith("/") else shutil.which(thing, path=_search_path()) is not None
 
-    return [package for package, things in PACKAGES.items() if not all(there(thing) for thing in things)]
+    return [package for package, things in packages.items() if not all(there(thing) for thing in things)]
 
 
 def check_go() -> None:
@@ -89,9 +89,9 @@ def check_bare_host() -> None:
     check_go()
 
 
-def install_packages(steps: Steps) -> None:
-    """Install what is missing of PACKAGES by apt-get. Raises ClusterError where there is no apt-get."""
-    missing = missing_packages()
+def install_packages(steps: Steps, packages: Mapping[str, tuple[str, ...]] = PACKAGES) -> None:
+    """Install what is missing of some packages by apt-get. Raises ClusterError where there is no apt-get."""
+    missing = missing_packages(packages)
     if not missing:
         return
     if shutil.which("apt-get") is None:
@@ -103,7 +103,7 @@ def install_packages(steps: Steps) -> None:
     with steps(f"install {', '.join(missing)}"), cache_lock("apt"):
         run(["apt-get", "update", "-qq"], timeout=600, env=quiet)
         run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], timeout=1800, env=quiet)
-    if still := missing_packages():
+    if still := missing_packages(packages):
         raise ClusterError(f"apt-get installed {', '.join(still)}, but the programs are not on PATH.")
 
 

@@ -50,6 +50,10 @@ REFUSED_AT_APPLY = {
         {"owns": ["sandbox"]},
         "sandbox::* belongs to the engine; remove it, or claim a function namespace of your own such as my-worker::*",
     ),
+    "a call that is no pattern": (
+        {"calls": ["state::*", "tool*"]},
+        "tool*: a * may stand only after the first '::'; name the function namespace, such as tool::*",
+    ),
     "no image": (
         {"image": None},
         "spec.image: no image is named; set spec.image, or runtime.base_image in the manifest",

@@ -137,6 +137,6 @@ def test_a_dependency_holds_the_first_start_back_until_it_is_ready(cluster: Clus
 
 def test_kubectl_explain_reads_well(cluster: Cluster) -> None:
     text = cluster.kubectl("explain", "worker.spec").stdout
-    for field in ("manifest", "manifestFrom", "image", "owns", "version", "dependencies", "replicas"):
+    for field in ("manifest", "manifestFrom", "image", "owns", "calls", "version", "dependencies", "replicas"):
         assert f"\n  {field}\t" in text
     assert "<no description>" not in cluster.kubectl("explain", "worker.spec", "--recursive=false").stdout

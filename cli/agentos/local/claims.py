@@ -1,0 +1,122 @@
+"""Who owns which functions on this machine: the cluster's own rules, with the record in a file."""
+
+import json
+import os
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agentos_contracts.assign import Claimant, Clash, Holder, assign
+from agentos_contracts.patterns import Pattern, PatternError
+
+MAX_BYTES = 16 * 1024 * 1024
+"""Largest record that is read."""
+
+
+@dataclass(slots=True)
+class Claims:
+    """The record: for each Worker an uid and when it was first seen, and who holds which patterns.
+
+    With a ``path`` it outlives the process, so that a Worker keeps what it holds from one start to the next.
+    """
+
+    path: Path | None = None
+    seen: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Name to (uid, time of the first sight)."""
+    holders: dict[str, tuple[Holder, ...]] = field(default_factory=dict)
+    """Segment to its holders."""
+    _saved: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> "Claims":
+        """Read the record; one that is not there, or not readable as one, counts as empty."""
+        claims = cls(path)
+        try:
+            with path.open("rb") as file:
+                data: Any = json.loads(file.read(MAX_BYTES))
+            claims.seen = {str(name): (str(uid), str(when)) for name, (uid, when) in data["seen"].items()}
+            claims.holders = {
+                str(segment): tuple(Holder(**{key: str(value) for key, value in each.items()}) for each in held)
+                for segment, held in data["holders"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            claims.seen, claims.holders = {}, {}
+        return claims
+
+    def uid(self, name: str) -> str:
+        """Return the uid of a Worker, which is new when it was not seen before."""
+        return self._entry(name)[0]
+
+    def held(self, name: str) -> list[Pattern]:
+        """Return the patterns that are recorded for a Worker."""
+        return self._held(self.seen[name][0]) if name in self.seen else []
+
+    def decide(
+        self, wanted: Mapping[str, tuple[Pattern, ...]], running: Mapping[str, Collection[str]]
+    ) -> dict[str, tuple[Clash, ...]]:
+        """Assign all patterns and return who waits, with what stands in the way.
+
+        ``wanted`` has every Worker there is, in the order of the files, with its patterns; ``running`` has those that
+        have processes, with the functions that these serve: they keep what they hold even when their Worker is gone,
+        and what they gave up as long as they serve it.
+        """
+        claimants = [self._claimant(name, patterns, running.get(name)) for name, patterns in wanted.items()]
+        claimants += [self._leaving(name) for name in running if name not in wanted]
+        assignment = assign(claimants, self.holders, _now())
+        self.holders = {segment: held for segment, held in assignment.holders.items() if held}
+        known = {*wanted, *running}
+        self.seen = {name: entry for name, entry in self.seen.items() if name in known}
+        self._save()
+        names = {uid: name for name, (uid, _) in self.seen.items()}
+        return {names[uid]: clashes for uid, clashes in assignment.waiting.items() if uid in names}
+
+    def _entry(self, name: str) -> tuple[str, str]:
+        if name not in self.seen:
+            self.seen[name] = (str(uuid.uuid4()), _now())
+        return self.seen[name]
+
+    def _claimant(self, name: str, patterns: tuple[Pattern, ...], serves: Collection[str] | None) -> Claimant:
+        uid, created = self._entry(name)
+        held = self._held(uid)
+        kept = [each for each in held if each not in patterns and any(map(each.matches, serves or ()))]
+        runs = serves is not None
+        return Claimant(name, uid, created, (*patterns, *kept), started=runs, serving=runs and not held)
+
+    def _leaving(self, name: str) -> Claimant:
+        uid, created = self._entry(name)
+        return Claimant(name, uid, created, tuple(self._held(uid)), leaving=True)
+
+    def _held(self, uid: str) -> list[Pattern]:
+        found = []
+        for held in self.holders.values():
+            for holder in held:
+                if holder.uid == uid:
+                    try:
+                        found.append(Pattern.parse(holder.pattern))
+                    except PatternError:  # somebody has edited the file
+                        continue
+        return found
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        data = {
+            "seen": self.seen,
+            "holders": {key: [asdict(each) for each in held] for key, held in self.holders.items()},
+        }
+        text = json.dumps(data, indent=1)
+        if text == self._saved:
+            return
+        self._saved = text
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".part")
+        partial.write_text(text)
+        os.replace(partial, self.path)
+
+
+def _now() -> str:
+    # Finer than Kubernetes writes it: of Workers that come together the first in the files is the oldest.
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,85 @@
+"""What ``agentos up`` writes to the terminal: a line for each thing that happens, and what the workers print."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+_COLOURS = (36, 35, 34, 32, 33, 96, 95, 94)
+_DIM, _RED, _YELLOW, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
+_LEVELS = ("trace", "debug", "info", "warn", "error")
+
+Keep = Callable[[str, str, str], object]
+"""Told worker, level and text of each line that a worker printed."""
+
+
+_OF_THE_KIT = ("iii.", "agentos_workers.kit.", "agentos_workers.host")
+"""Loggers that tell of connections and the like, in the words of the SDK and of our kit."""
+
+
+class Printer:
+    """Prints to stdout: with colours on a terminal, plain otherwise.
+
+    ``verbose``: also what the kit tells of its work; ``keep`` gets all that workers print.
+    """
+
+    def __init__(self, *, colours: bool, verbose: bool = False, keep: Keep | None = None) -> None:
+        self._colours = colours
+        self._verbose = verbose
+        self._width = 12
+        self._numbers: dict[str, int] = {}
+        self.keep = keep
+
+    def say(self, text: str, level: str = "info") -> None:
+        """Print a line of ours."""
+        print(self._coloured(level, text), flush=True)
+
+    def report(self, worker: str, text: str) -> None:
+        """Print what becomes of a worker."""
+        self._line(worker, "info", text, ours=True)
+
+    def output(self, worker: str | None, line: str) -> None:
+        """Print a line that a worker printed; without a worker the line is JSON and names it, as our kit writes."""
+        entry = _entry(line)
+        name = worker or str(entry.get("worker") or "workers")
+        level = level_of(entry.get("level"))
+        text = str(entry.get("message", "")) if entry else line
+        if entry.get("error"):
+            text = f"{text}\n{entry['error']}"
+        if self._verbose or level in ("warn", "error") or not str(entry.get("logger", "")).startswith(_OF_THE_KIT):
+            for each in text.splitlines() or [""]:
+                self._line(name, level, each)
+        if self.keep is not None:
+            self.keep(name, level, text)
+
+    def _line(self, worker: str, level: str, text: str, *, ours: bool = False) -> None:
+        self._width = max(self._width, min(len(worker), 30))
+        text = "".join(each if each.isprintable() or each == "\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
+        if not self._colours:
+            mark = "*" if ours else "|"
+            print(f"{worker:{self._width}} {mark} {text}", flush=True)
+            return
+        number = self._numbers.setdefault(worker, len(self._numbers))
+        colour = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m"
+        mark = "●" if ours else "│"
+        print(f"{colour}{worker:{self._width}} {mark}{_RESET} {self._coloured(level, text)}", flush=True)
+
+    def _coloured(self, level: str, text: str) -> str:
+        colour = {"error": _RED, "warn": _YELLOW, "debug": _DIM, "trace": _DIM}.get(level)
+        return f"{colour}{text}{_RESET}" if self._colours and colour else text
+
+
+def level_of(name: object) -> str:
+    """Return the level that a log line's name for it stands for; ``info`` for none."""
+    text = str(name or "info").lower()
+    text = {"warning": "warn", "critical": "error", "fatal": "error"}.get(text, text)
+    return text if text in _LEVELS else "info"
+
+
+def _entry(line: str) -> dict[str, Any]:
+    if not line.startswith("{"):
+        return {}
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) and "message" in value else {}
