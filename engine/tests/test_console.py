@@ -114,10 +114,21 @@ async def test_a_page_of_another_origin_is_refused(start, origin):
     assert (await console.get("/api/events", origin=origin)).status == 403
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_an_image_or_frame_of_another_origin_is_refused_though_it_names_none(start, site):
+    console = await start()
+    answer = await console.get("/api/events", sec_fetch_site=site)
+    assert (answer.status, answer.error) == (403, "FORBIDDEN_ORIGIN")
+    assert (await console.get("/", sec_fetch_site=site)).status == 200
+
+
 async def test_the_consoles_own_page_is_served(start):
     console = await start()
-    answer = await console.post(b'{"function_id": "state::list_groups"}', origin=f"http://{console.host}")
+    answer = await console.post(
+        b'{"function_id": "state::list_groups"}', origin=f"http://{console.host}", sec_fetch_site="same-origin"
+    )
     assert answer.status == 200
+    assert (await console.get("/api/info", sec_fetch_site="none")).status == 200
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "text/plain; application/json", "multipart/form-data", None])
@@ -256,6 +267,20 @@ async def test_an_error_of_the_function_is_an_answer(start):
     assert "result" not in answer
 
 
+async def test_no_token_is_shown_or_kept_of_an_error(start):
+    console = await start(ALWAYS)
+    worker = await console.worker("greeter", hello=1)
+    calling = asyncio.create_task(console.call("greeter::hello"))
+    await answering(worker, error={"code": "RUDE", "message": "no way to ws://127.0.0.1:1/w/eyJh.eyJi.c-c/pod"})
+    answer = await calling
+    spans = await console.call("engine::traces::list", {})
+    kept = (await console.get("/api/calls")).body.decode()
+    assert answer["error"]["message"] == "no way to ws://127.0.0.1:1/w/<token>/pod"
+    assert "no way to" in kept
+    assert "no way to" in json.dumps(await console.call("engine::traces::tree", {"trace_id": answer["trace_id"]}))
+    assert "eyJh" not in json.dumps([answer, kept, spans])
+
+
 async def test_a_function_that_does_not_answer_in_time_is_timed_out(start):
     console = await start()
     await console.worker("greeter", hello=1)
@@ -389,7 +414,11 @@ async def test_an_unknown_record_is_not_found(start):
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=1001", "limit=x", "limit=-1", "limit=²", "&".join("a=1" for _ in "x" * 30)]
+    "query",
+    [
+        *("limit=0", "limit=1001", "limit=x", "limit=-1", "limit=²", "limit=1%0A", f"limit=1{'0' * 5000}"),
+        *("limit=00100", "&".join("a=1" for _ in "x" * 30)),
+    ],
 )
 async def test_a_query_that_makes_no_sense_is_refused(start, query):
     answer = await (await start()).get(f"/api/calls?{query}")

@@ -9,6 +9,7 @@ from agentos_engine.builtins.listings import Listings
 from agentos_engine.bus.connection import Peer as Who
 from agentos_engine.bus.errors import BusError
 from agentos_engine.triggers.availability import Availability
+from agentos_engine.triggers.connections import ConnectionsTrigger
 
 
 @pytest.fixture
@@ -299,6 +300,22 @@ async def test_draining_is_for_the_operator_and_reports(described, join):
     ]
     operator.send(type="invokefunction", function_id="engine::workers::drain", invocation_id="e", data={})
     assert (await told(operator, "invocationresult"))[0]["error"]["code"] == "INVALID_ARGUMENTS"
+
+
+async def test_a_worker_cannot_have_others_drained_by_a_queue(described, join, bus):
+    worker = join(peer=Who("r", "default/w", "u", "worker", "pod-1"))
+    with pytest.raises(BusError, match="for the operator") as refused:
+        await bus.call("engine::workers::drain", b'{"pod_uid": "pod-1"}', source="queue default")
+    assert refused.value.code == "FORBIDDEN"
+    assert ask(worker, "engine::workers::list", {"worker_id": worker.id})["workers"][0]["status"] != "draining"
+
+
+async def test_a_worker_cannot_hear_who_connects_by_having_a_queue_bind_for_it(described, join, bus):
+    ConnectionsTrigger(bus)
+    spy = {"trigger_type": "engine::connections", "function_id": "spy::hear", "config": {}}
+    with pytest.raises(BusError, match="for the operator") as refused:
+        await bus.call("engine::register_trigger", json.dumps(spy).encode(), source="queue default")
+    assert refused.value.code == "FORBIDDEN"
 
 
 class Picky:

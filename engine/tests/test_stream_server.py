@@ -996,3 +996,14 @@ async def test_where_workers_need_a_token_clients_without_an_auth_function_need_
             assert message["error"]["code"] == "AUTH_ERROR", path
         else:
             assert message["event"]["type"] == event
+
+
+@pytest.mark.parametrize(("origin", "event"), [("https://evil.example", None), ("http://localhost:5173", "sync")])
+async def test_on_a_laptop_only_pages_of_this_machine_follow_streams_without_a_token(run_engine, origin, event):
+    running = await run_engine("--verify-keys", SigningKey.generate().verify_key, anonymous=True)
+    join = {"type": "join", "data": {"subscriptionId": "s", "streamName": "n", "groupId": "g"}}
+    async with websockets.connect(f"ws://127.0.0.1:{running.ports.stream}", origin=origin) as socket:
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await socket.send(json.dumps(join))
+        message = json.loads(await asyncio.wait_for(socket.recv(), 10))
+    assert message["event"]["type"] == event if event else message["error"]["code"] == "AUTH_ERROR"

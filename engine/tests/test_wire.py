@@ -267,6 +267,32 @@ async def test_an_engine_for_a_laptop_knows_who_has_a_token_and_takes_who_has_no
     assert json.loads(await stranger.socket.recv())["error"]["code"] == "AUTH_ERROR"
 
 
+ELSEWHERE = ["https://evil.example", "http://localhost.evil.example:5173", "http://evil.example:49134", "null", ""]
+
+
+@pytest.mark.parametrize("origin", ELSEWHERE)
+async def test_a_web_page_from_elsewhere_cannot_use_the_engine_of_a_laptop(run_engine, origin):
+    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True)
+    page = await running.connect("/", additional_headers={"Origin": origin})
+    assert json.loads(await page.socket.recv())["error"]["code"] == "AUTH_ERROR"
+    assert not running.engine.bus.connections
+    with pytest.raises(websockets.InvalidStatus):
+        await running.connect("/ws/channels/c?key=k&dir=read", additional_headers={"Origin": origin})
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1", "https://[::1]:8443"])
+async def test_a_web_page_from_this_machine_may_use_the_engine_of_a_laptop(run_engine, origin):
+    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True)
+    page = await running.connect("/", additional_headers={"Origin": origin})
+    assert await workers(page)
+
+
+async def test_a_token_counts_wherever_a_page_is_from(run_engine):
+    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True)
+    page = await running.connect(f"/w/{token()}/pod-7", additional_headers={"Origin": "https://app.example"})
+    assert (await workers(page))[0]["identity"]["pod_uid"] == "pod-7"
+
+
 async def test_telemetry_below_the_token_is_accepted_and_no_worker(guarded):
     telemetry = await guarded.connect(f"/w/{token()}/pod-7/otel")
     await asyncio.wait_for(await telemetry.socket.ping(), 5)

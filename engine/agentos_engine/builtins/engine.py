@@ -7,7 +7,7 @@ import msgspec
 
 from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
-from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection, Description
+from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, PART_OF_ENGINE, Connection, Description
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import Context, decode, decode_optional
 from agentos_engine.bus.registrations import check_id
@@ -106,7 +106,7 @@ def install(bus: Bus) -> None:
                 namespace=wanted.namespace or (caller.namespace if caller is not None else DEFAULT_NAMESPACE),
                 trigger_namespace=wanted.trigger_namespace,
                 size=len(data),
-                maker=caller.peer if caller is not None else ANONYMOUS,
+                maker=caller.peer if caller is not None else PART_OF_ENGINE,
                 on_result=lambda error: _resolve(result, error),
             )
         except ValueError as error:
@@ -145,8 +145,13 @@ def _resolve(result: "asyncio.Future[BusError | None]", error: BusError | None) 
 
 
 def _check_operator(caller: Connection | None, function_id: str) -> None:
-    """Raise BusError FORBIDDEN when identities are known and the caller is not the operator."""
-    if caller is not None and caller.peer is not ANONYMOUS and caller.peer.role != "operator":
+    """Raise BusError FORBIDDEN when identities are known and the caller is not the operator.
+
+    Nor may the engine be made to call it: a worker would have it called by a queue or a trigger.
+    """
+    if caller is None:
+        raise BusError("FORBIDDEN", f"{function_id} is for the operator, on a connection of its own")
+    if caller.peer is not ANONYMOUS and caller.peer.role != "operator":
         raise BusError("FORBIDDEN", f"{function_id} is for the operator; a {caller.peer.role} may not call it")
 
 

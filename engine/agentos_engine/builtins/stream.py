@@ -295,7 +295,8 @@ class Streams:
         if self._auth_function is None:
             if self._gate is not None:
                 try:
-                    self._gate.identify(parse_path(handshake.path.encode("latin-1", "replace")))
+                    target = parse_path(handshake.path.encode("latin-1", "replace"))
+                    self._gate.identify(target, handshake.headers.get("origin"))
                 except AccessError as error:
                     raise BusError("AUTH_ERROR", str(error)) from error
             return b"null"

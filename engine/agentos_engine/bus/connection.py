@@ -33,6 +33,8 @@ class Peer:
 
 
 ANONYMOUS = Peer()
+PART_OF_ENGINE = Peer(role="part of the engine")
+"""Who calls when it is no connection: a queue, a trigger, the console; somebody may have made it call."""
 
 
 @dataclass(slots=True)

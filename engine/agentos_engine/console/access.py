@@ -1,7 +1,7 @@
 """Who may ask the console: whoever reaches this machine's loopback, but no web page of another site.
 
-A page that made its name resolve to 127.0.0.1 is known by ``Host``, a page that sends requests elsewhere by ``Origin``,
-and a form by its content type.
+A page that made its name resolve to 127.0.0.1 is known by ``Host``, a page that sends requests elsewhere by ``Origin``
+or, where browsers leave that out (an image, a frame), by ``Sec-Fetch-Site``, and a form by its content type.
 """
 
 import re
@@ -17,7 +17,9 @@ def refusal(request: Request) -> Response | None:
     if len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0]):
         return _forbidden("FORBIDDEN_HOST", "the console is asked as 127.0.0.1, localhost or [::1] only")
     origins = [value.strip().lower() for name, value in request.headers if name == "origin"]
-    if any(origin != f"http://{hosts[0]}" for origin in origins):
+    # The page itself may be opened by a link from anywhere.
+    foreign = request.path.startswith("/api/") and request.header("sec-fetch-site") not in (None, "same-origin", "none")
+    if foreign or any(origin != f"http://{hosts[0]}" for origin in origins):
         return _forbidden("FORBIDDEN_ORIGIN", "a page of another origin may not ask the console")
     if request.method == "POST":
         content_type = (request.header("content-type") or "").partition(";")[0].strip().lower()

@@ -1,5 +1,6 @@
 """The console's API: what each request is answered with."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qs, unquote
@@ -14,6 +15,7 @@ from agentos_engine.console.events import TOPICS, Events
 from agentos_engine.console.options import ConsoleOptions
 from agentos_engine.console.readers import MAX_READERS, Readers
 from agentos_engine.console.recorder import CONSOLE, Asking, Failure, Recorder
+from agentos_engine.logs import redacted
 from agentos_engine.protocol.http import Request, Response
 from agentos_engine.protocol.stream import MAX_NAME_LENGTH
 from agentos_engine.server.http import Exchange
@@ -26,6 +28,7 @@ MAX_TIMEOUT_MS = 3_600_000
 LATE_ANSWER = 5.0
 """Seconds beyond the time-out of a call in which the bus says that it is over."""
 MAX_LIMIT = 1000
+_LIMIT = re.compile(r"[0-9]{1,4}")
 MAX_QUERY_FIELDS = 20
 
 
@@ -86,7 +89,7 @@ class Api:
     def calls(self, exchange: Exchange) -> None:
         """``GET /api/calls``."""
         text = _query(exchange.request).get("limit", "100")
-        if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= MAX_LIMIT:
+        if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= MAX_LIMIT:
             raise Refusal(400, "INVALID_REQUEST", f"limit is a number from 1 to {MAX_LIMIT}")
         exchange.respond(_json({"calls": self._recorder.records(int(text))}))
 
@@ -159,7 +162,7 @@ class Api:
         try:
             outcome = {"result": _raw(await self._answer(caller, asked))}
         except BusError as error:
-            outcome = {"error": Failure(error.code, error.message)}
+            outcome = {"error": Failure(error.code, redacted(error.message))}
         finally:
             self._recorder.detach()
         duration = round((clock.monotonic() - started) * 1000, 3)

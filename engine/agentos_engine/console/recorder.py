@@ -12,6 +12,7 @@ from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.invocations import NOBODY, Call, Caller, FutureCaller, error_of
 from agentos_engine.bus.spans import UNTRACED, Span
 from agentos_engine.bus.tap import Watched
+from agentos_engine.logs import redacted
 from agentos_engine.observability.trace_context import parse_traceparent
 from agentos_engine.protocol.frames import Json
 from agentos_engine.protocol.messages import Message, is_null
@@ -280,8 +281,9 @@ class Recording(Watched):
         record.duration_ms = round(self._recorder.seconds_since(self._started) * 1000, 3)
         record.status = "ok" if error is None else "error"
         if error is not None:
-            record.error = Failure(error.code[:MAX_NAME], error.message[:MAX_ERROR])
-        text = None if error is None else f"{error.code}: {error.message}"
+            # Errors of connections name the URL, which holds a worker's token.
+            record.error = Failure(error.code[:MAX_NAME], redacted(error.message[:MAX_ERROR]))
+        text = None if record.error is None else f"{record.error.code}: {record.error.message}"
         self._span.end(text, {} if record.worker is None else {"worker": record.worker})
         self._recorder.tell(self, result)
 

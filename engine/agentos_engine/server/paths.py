@@ -17,6 +17,8 @@ _PREFIXED = re.compile(r"/w/(?P<token>[^/]*)(?:/(?P<pod>(?!otel(?:/|$)|ws(?:/|$)
 MAX_VERSION = 256
 """Characters of a worker's version."""
 _POD_UID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_OF_THIS_MACHINE = re.compile(r"https?://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+"""The origin of a page that is served from loopback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class AccessError(Exception):
 class Gate:
     """Decides who may connect: everybody without a verifier, else those whose token is right for this realm.
 
-    With ``anonymous`` those without any token may, too.
+    With ``anonymous`` those without any token may, too, unless they are web pages from elsewhere: a browser lets every
+    page that a person visits connect to this machine, and says only by ``Origin`` which one it is.
     """
 
     def __init__(self, realm: str, verifier: Verifier | None, anonymous: bool = False) -> None:
@@ -64,9 +67,16 @@ class Gate:
         self._verifier = verifier
         self._anonymous = anonymous
 
-    def identify(self, target: Target) -> Identity | None:
-        """Return whose token a path carries; None for somebody who needs none. Raises AccessError."""
-        if self._verifier is None or (self._anonymous and target.token is None):
+    def identify(self, target: Target, origin: str | None = None) -> Identity | None:
+        """Return whose token a path carries; None for somebody who needs none. Raises AccessError.
+
+        ``origin``: the header, None when there is none, or when others decide who may connect from where.
+        """
+        if self._verifier is None:
+            return None
+        if target.token is None and self._anonymous:
+            if origin is not None and not _OF_THIS_MACHINE.fullmatch(origin.strip()):
+                raise AccessError("a web page may connect without a token only when it is served from this machine")
             return None
         if target.token is None:
             raise AccessError("this engine demands a token: connect to ws://HOST:PORT/w/TOKEN/POD-UID")
@@ -78,9 +88,9 @@ class Gate:
             raise AccessError(f"the token is for realm {identity.realm!r}; this engine serves {self._realm!r}")
         return identity
 
-    def admit(self, target: Target) -> Peer:
-        """Return who comes to the worker port by a path. Raises AccessError."""
-        identity = self.identify(target)
+    def admit(self, target: Target, origin: str | None = None) -> Peer:
+        """Return who comes to the worker port by a path; ``origin`` as for :meth:`identify`. Raises AccessError."""
+        identity = self.identify(target, origin)
         if identity is None:
             return ANONYMOUS
         if target.rest != "/" and not target.is_telemetry and not target.is_channel:

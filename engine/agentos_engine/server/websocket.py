@@ -127,11 +127,15 @@ class WorkerServer:
         if not target.is_channel:
             return _Socket(self, target, request)
         try:
-            self.gate.admit(target)
+            self.gate.admit(target, self.origin_of(request))
         except AccessError as error:
             log.warning("channel refused: %s", error)
             return None  # picows answers 404
         return accept_channel(self._channels, request.path, self.enter, self.forget)
+
+    def origin_of(self, request: picows.WSUpgradeRequest) -> str | None:
+        """Return which page's browser connects; None for no browser, or where the listener's rules decide."""
+        return request.headers.get("origin") if self.gatekeeper is None else None
 
     async def _ping(self) -> None:
         while True:
@@ -172,7 +176,8 @@ class _Socket(picows.WSListener, Link):
         ip_address = address[0] if address else ""
         request, self._request = self._request, None
         try:
-            peer = self._server.gate.admit(self._target)
+            origin = self._server.origin_of(request) if request is not None else None
+            peer = self._server.gate.admit(self._target, origin)
         except AccessError as error:
             self._refuse(str(error), ip_address)
             return

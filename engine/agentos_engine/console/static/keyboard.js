@@ -40,7 +40,11 @@ export function listen(back) {
       event.preventDefault();
       return;
     }
-    if (field && !(field.classList.contains("filter") && event.key === "ArrowDown")) return;
+    if (field?.classList.contains("filter") && (event.key === "Enter" || event.key === "ArrowDown")) {
+      move(event, 1);
+      return;
+    }
+    if (field) return;
     const afterG = event.timeStamp - pressedG < SEQUENCE_MS;
     pressedG = event.key === "g" ? event.timeStamp : -Infinity;
     if (afterG && GO[event.key]) location.hash = GO[event.key];

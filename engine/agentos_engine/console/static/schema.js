@@ -3,6 +3,7 @@
 const MAX_STEPS = 32;
 
 const FORMATS = {
+  __proto__: null, // a schema may name any format
   date: [/^\d{4}-\d\d-\d\d$/, "2026-01-31"],
   time: [/^\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?$/i, "14:30:00"],
   "date-time": [/^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?$/i, "2026-01-31T14:30:00Z"],
