@@ -11,52 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from ups import Up, kit_worker, until, up
-
-PLAIN_WORKER = """
-import os, signal, sys, threading
-from iii import InitOptions, register_worker
-worker = register_worker(os.environ["III_URL"], InitOptions(otel={"enabled": False}))
-name = os.environ["III_WORKER_NAME"]
-worker.register_function(f"{name}::hello", lambda data: {"status_code": 200, "body": {"text": f"plain {os.environ.get('WORD', '')}"}})
-worker.register_trigger({"type": "http", "function_id": f"{name}::hello", "config": {"api_path": f"{name}/hello", "http_method": "POST"}})
-ended = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: ended.set())
-ended.wait()
-worker.shutdown()
-"""
-"""A worker on the unmodified SDK alone, as any other language would be."""
-
-
-def plain_worker(folder: Path, name: str, start: str = "python worker.py", extra: str = "") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "iii.worker.yaml").write_text(f"iii: v1\nname: {name}\nscripts:\n  start: {start}\n{extra}")
-    (folder / "worker.py").write_text(PLAIN_WORKER)
-    return folder
-
-
-def worker_yaml(name: str, source: str, owns: str, extra: str = "") -> str:
-    return f"""apiVersion: agentos.dev/v1alpha1
-kind: Worker
-metadata:
-  name: {name}
-  annotations: {{agentos.dev/source: {source}}}
-spec:
-  image: localhost/{name}:dev
-  owns: [{owns}]
-  manifest:
-    iii: v1
-    name: {name}
-    scripts: {{start: agentos-worker run worker.py}}
-{extra}"""
-
-
-def processes(up: Up) -> list[psutil.Process]:
-    return psutil.Process(up.process.pid).children(recursive=True)
-
-
-def alive(given: list[psutil.Process]) -> list[psutil.Process]:
-    return [each for each in given if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+from ups import PLAIN_WORKER, Up, alive, kit_worker, plain_worker, processes, until, up, worker_yaml
 
 
 @pytest.fixture(params=["shared", "isolated"])
@@ -416,7 +371,7 @@ def test_ctrl_c_lets_calls_end_and_leaves_no_process(tmp_path: Path, mode: tuple
         answers: list[str] = []
         caller = threading.Thread(target=lambda: answers.append(running.hello("one")))
         caller.start()
-        until("the call is there", lambda: _in_flight(running))
+        until("the call is there", running.in_flight)
         assert running.stop() == 0
         caller.join()
     assert answers == ["hello Ada"]
@@ -459,8 +414,3 @@ def test_ten_idle_python_workers_and_the_engine_take_at_most_150_mb(tmp_path: Pa
         everybody = [psutil.Process(running.process.pid), *processes(running)]
         megabytes = sum(each.memory_info().rss for each in everybody) / 1e6
     assert megabytes <= 150
-
-
-def _in_flight(running: Up) -> bool:
-    calls = httpx.get(f"{running.console}/api/calls").json()["calls"]
-    return any(call["status"] == "running" for call in calls)

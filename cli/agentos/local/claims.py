@@ -1,6 +1,7 @@
 """Who owns which functions on this machine: the cluster's own rules, with the record in a file."""
 
 import json
+import logging
 import os
 import uuid
 from collections.abc import Collection, Mapping
@@ -11,6 +12,8 @@ from typing import Any
 
 from agentos_contracts.assign import Claimant, Clash, Holder, assign
 from agentos_contracts.patterns import Pattern, PatternError
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 16 * 1024 * 1024
 """Largest record that is read."""
@@ -28,7 +31,7 @@ class Claims:
     """Name to (uid, time of the first sight)."""
     holders: dict[str, tuple[Holder, ...]] = field(default_factory=dict)
     """Segment to its holders."""
-    _saved: str = ""
+    _saved: object = None
 
     @classmethod
     def load(cls, path: Path) -> "Claims":
@@ -42,7 +45,7 @@ class Claims:
                 str(segment): tuple(Holder(**{key: str(value) for key, value in each.items()}) for each in held)
                 for segment, held in data["holders"].items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             claims.seen, claims.holders = {}, {}
         return claims
 
@@ -75,7 +78,7 @@ class Claims:
 
     def _entry(self, name: str) -> tuple[str, str]:
         if name not in self.seen:
-            self.seen[name] = (str(uuid.uuid4()), _now())
+            self.seen = {**self.seen, name: (str(uuid.uuid4()), _now())}
         return self.seen[name]
 
     def _claimant(self, name: str, patterns: tuple[Pattern, ...], serves: Collection[str] | None) -> Claimant:
@@ -103,18 +106,19 @@ class Claims:
     def _save(self) -> None:
         if self.path is None:
             return
+        if self._saved == (self.seen, self.holders):
+            return
+        self._saved = (self.seen, self.holders)
         data = {
             "seen": self.seen,
             "holders": {key: [asdict(each) for each in held] for key, held in self.holders.items()},
         }
-        text = json.dumps(data, indent=1)
-        if text == self._saved:
-            return
-        self._saved = text
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".part")
-        partial.write_text(text)
-        os.replace(partial, self.path)
+        try:
+            partial.write_text(json.dumps(data, indent=1))
+            os.replace(partial, self.path)
+        except OSError as error:
+            log.warning("%s: who owns which functions cannot be written: %s", self.path, error.strerror)
 
 
 def _now() -> str:

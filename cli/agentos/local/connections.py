@@ -1,6 +1,7 @@
 """What the workers' instances have registered on the engine, and who is told when that changes."""
 
 import asyncio
+import contextlib
 import time
 
 from agentos_engine.bus.connection import ANONYMOUS, Connection
@@ -42,10 +43,9 @@ class Connections:
 
     async def change(self, seconds: float | None = None) -> None:
         """Return at the next change, or after so many seconds."""
-        try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # wait_for loses a cancellation that comes together with the change
+                await self._changed.wait()
 
     async def drain(self, instance: Instance) -> bool:
         """Let an instance finish its calls, and send it no others when somebody else can take them.

@@ -20,14 +20,24 @@ from agentos_contracts.validation import validate
 from agentos_contracts.worker import WorkerSpec
 
 from agentos.errors import CommandError, ExitCode
-from agentos.files import KUBECTL_YAML, MAX_FILE_BYTES, is_manifest_file, resources_in, text_of, yaml_files
-from agentos.local.environment import MissingValue, Sources, data_of, expand
+from agentos.files import (
+    KUBECTL_YAML,
+    MAX_FILE_BYTES,
+    has_resources,
+    is_manifest_file,
+    resources_in,
+    text_of,
+    yaml_files,
+)
+from agentos.local.environment import MissingValue, Sources, data_of
 
 SOURCE_ANNOTATION = "agentos.dev/source"
 """Names the folder of a Worker's code, relative to the YAML file, when it is not the file's own."""
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9-]+")
 _KIT_COMMAND = "agentos-worker"
+_VALUES = re.compile(r"kind[\"']?\s*:\s*[\"']?(ConfigMap|Secret)\b")
+"""What a Worker's variables may come from; it takes long to read the YAML of everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +45,13 @@ class LocalWorker:
     """A worker that can be run here.
 
     ``resource``: the Worker as on the cluster, manifest inline; ``origin``: file and line; ``folder``: where it is started;
-    ``command``: program and arguments; ``target``: what ``agentos-worker run`` gets when it is a worker on our kit, which
-    may share a process, else None; ``variables``: its environment, without what the supervisor adds.
+    ``command``: program and arguments, ``$(NAME)`` not replaced yet; ``target``: what ``agentos-worker run`` gets when it
+    is a worker on our kit, which may share a process, else None; ``variables``: its environment, without what the supervisor adds.
     """
 
     name: str
     resource: dict[str, Any]
-    origin: str
+    origin: str = field(compare=False)  # a line that was put in above it changes nothing
     folder: Path
     effective: Effective
     patterns: tuple[Pattern, ...]
@@ -70,24 +80,31 @@ class Remark:
 
 @dataclass(slots=True)
 class Fleet:
-    """What was found. ``watched``: folders and files whose change means another fleet, or other code."""
+    """What was found.
+
+    ``watched``: folders and files whose change means another fleet, or other code; ``files``: those that were read.
+    """
 
     workers: dict[str, LocalWorker] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
     watched: set[Path] = field(default_factory=set)
+    files: set[Path] = field(default_factory=set)
     realms: dict[str, str] = field(default_factory=dict)
     """Realms of the files, each with its namespace."""
 
 
-def load_fleet(paths: Iterable[str | Path], surroundings: Mapping[str, str], realm: str | None = None) -> Fleet:
+def load_fleet(
+    paths: Iterable[str | Path], surroundings: Mapping[str, str], realm: str | None = None, *, again: bool = False
+) -> Fleet:
     """Read all workers of files and folders; a folder with an ``iii.worker.yaml`` is a worker, any other is searched.
 
     ``surroundings`` is the environment of the person; ``realm`` picks the Workers of one Realm when the files have
-    several. What cannot be run is a remark. Raises CommandError for a path that is not there.
+    several. What cannot be run is a remark. Raises CommandError for a path that is not there, unless they were read
+    before (``again``).
     """
     reader = _Reader()
     for path in paths:
-        reader.read(Path(path))
+        reader.read(Path(path), may_be_gone=again)
     return reader.fleet(surroundings, realm)
 
 
@@ -112,17 +129,23 @@ class _Reader:
 
     def __init__(self) -> None:
         self._fleet = Fleet()
+        self._read: set[Path] = set()
         self._found: list[_Found] = []
         self._folders: dict[Path, _Found] = {}
         self._config_maps: dict[str, dict[str, str]] = {}
         self._secrets: dict[str, dict[str, str]] = {}
 
-    def read(self, path: Path) -> None:
+    def read(self, path: Path, may_be_gone: bool) -> None:
         """Read a file, or all of a folder."""
         try:
             path = path.resolve(strict=True)
-        except OSError as error:
-            raise CommandError(f"{path}: {error.strerror or 'cannot be read'}", ExitCode.USAGE) from None
+        except (OSError, RuntimeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else "") or "cannot be read"
+            if not may_be_gone:
+                raise CommandError(f"{path}: {reason}", ExitCode.USAGE) from None
+            self._remark(str(path), reason)
+            self._fleet.watched.add(path.absolute())
+            return
         self._fleet.watched.add(path)
         if path.is_file():
             self._file(path, asked_for=True)
@@ -143,6 +166,7 @@ class _Reader:
             own = found.resource["metadata"].get("namespace")
             if namespace is not None and own is not None and own != namespace:
                 continue
+            fleet.watched.add(found.folder)
             worker = self._worker(found, sources)
             if worker is None:
                 continue
@@ -151,7 +175,6 @@ class _Reader:
                 fleet.remarks.append(Remark(worker.origin, Severity.ERROR, message))
                 continue
             fleet.workers[worker.name] = worker
-            fleet.watched.add(worker.folder)
         return fleet
 
     def _namespace(self, realm: str | None) -> str | None:
@@ -172,6 +195,9 @@ class _Reader:
     # Files
 
     def _file(self, path: Path, asked_for: bool) -> None:
+        if path in self._read:
+            return
+        self._read.add(path)
         if is_manifest_file(str(path)):
             self._manifest_file(path)
             return
@@ -179,13 +205,15 @@ class _Reader:
             text = text_of(str(path))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            self._remark(_shown(path), f"cannot be read: {reason}")
+            # Of a file that was only come across nobody knows whether it is for us.
+            severity = Severity.ERROR if asked_for else Severity.WARNING
+            self._fleet.remarks.append(Remark(_shown(path), severity, f"cannot be read: {reason}"))
             return
-        if not asked_for and "apiVersion" not in text:
+        if not (asked_for or has_resources(text) or _VALUES.search(text)):
             return
         documents, findings = read_documents(text, max_bytes=MAX_FILE_BYTES, yaml_version=KUBECTL_YAML)
         # A chart's template or another tool's file is none of our business, unless somebody named it.
-        if asked_for or API_VERSION in text:
+        if asked_for or has_resources(text):
             self._remarks(path, findings)
         for document in documents:
             for resource, where in resources_in(document.value):
@@ -200,8 +228,10 @@ class _Reader:
         origin = f"{_shown(path)}:{document.line_of(where)}"
         kind = resource.get("kind")
         if kind in ("ConfigMap", "Secret") and isinstance(name, str):
+            self._fleet.files.add(path)
             (self._secrets if kind == "Secret" else self._config_maps)[name] = data_of(resource)
         elif resource.get("apiVersion") == API_VERSION or (asked_for and "apiVersion" not in resource):
+            self._fleet.files.add(path)
             found = validate(resource)
             self._remarks(
                 path,
@@ -222,6 +252,7 @@ class _Reader:
     def _manifest_file(self, path: Path) -> None:
         manifest, remarks = _manifest(path)
         self._fleet.remarks += remarks
+        self._fleet.files.add(path)
         if manifest is not None:
             self._folders[path.parent] = _Found(_bare_worker(manifest), _shown(path), path.parent)
 
@@ -245,7 +276,6 @@ class _Reader:
         except MissingValue as error:
             self._remark(found.origin, f"Worker {name}: {error}")
             return None
-        command = tuple(expand(part, variables) for part in (*(what.command or ()), *(what.args or ())))
         if not what.command:
             self._remark(
                 found.origin, f"Worker {name}: nothing says how it is started here; write scripts.start in its manifest"
@@ -258,7 +288,7 @@ class _Reader:
             folder=found.folder,
             effective=what,
             patterns=patterns_of(resource),
-            command=command,
+            command=(*what.command, *(what.args or ())),
             install=manifest.scripts.install if manifest.scripts else None,
             target=kit_target(spec, manifest, found.folder),
             variables=variables,

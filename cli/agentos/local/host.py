@@ -10,6 +10,9 @@ from typing import Any
 
 from agentos.local.process import Output, Process, ending, lines_of
 
+MAX_EVENT = 1024 * 1024
+"""Bytes of an event; the message of one may be long."""
+
 Ended = Callable[[str], object]
 """Told why a worker is not there any more; empty when it was asked to stop."""
 
@@ -20,6 +23,7 @@ class Host:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._workers: dict[str, tuple[Callable[[], object], Ended]] = {}
+        self._stopping = False
         process.ended.add_done_callback(self._died)
 
     @classmethod
@@ -42,10 +46,11 @@ class Host:
             os.close(theirs)
         host = cls(process)
         reader = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(mine, "rb", buffering=0)
         )
         host._reader = asyncio.ensure_future(host._read(reader))
+        host._reader.add_done_callback(lambda _: transport.close())
         return host
 
     _reader: "asyncio.Future[None]"
@@ -56,9 +61,9 @@ class Host:
         return self._process.pid
 
     @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return not self._process.ended.done()
+    def open(self) -> bool:
+        """Whether workers may be added: it runs and was not asked to end."""
+        return not self._stopping and not self._process.ended.done()
 
     @property
     def empty(self) -> bool:
@@ -89,17 +94,19 @@ class Host:
 
     async def stop(self, seconds: float) -> None:
         """End the process: its workers finish their calls, for so many seconds at most."""
+        self._stopping = True
         await self._process.stop(seconds)
 
     async def kill(self) -> None:
         """End the process at once."""
+        self._stopping = True
         await self._process.kill()
 
     def _command(self, command: Mapping[str, Any]) -> None:
         self._process.write(json.dumps(command).encode() + b"\n")
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        async for line in lines_of(reader):
+        async for line in lines_of(reader, MAX_EVENT):
             try:
                 event = json.loads(line)
             except ValueError:

@@ -1,5 +1,6 @@
 """A worker's ``scripts.install``: run before the first start, and again when what it depends on has changed."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Mapping
@@ -35,16 +36,19 @@ async def install(folder: Path, script: str, environment: Mapping[str, str], out
     """Run an install script in the worker's folder. Raises StartError when it fails."""
     process = await Process.start(["/bin/sh", "-c", script], environment=environment, folder=folder, output=output)
     try:
-        code = await process.ended
+        code = await asyncio.shield(process.ended)
     finally:
         if not process.ended.done():
             await process.kill()
     if code != 0:
         raise StartError(f"scripts.install failed: {ending(code)} ({_shortened(script)})")
     mark = folder / MARK
-    mark.parent.mkdir(exist_ok=True)
-    (mark.parent / ".gitignore").write_text("*\n")
-    mark.write_text(_fingerprint(folder, script))
+    try:
+        mark.parent.mkdir(exist_ok=True)
+        (mark.parent / ".gitignore").write_text("*\n")
+        mark.write_text(_fingerprint(folder, script))
+    except OSError as error:
+        raise StartError(f"{mark} cannot be written: {error.strerror}") from None
 
 
 def _fingerprint(folder: Path, script: str) -> str:

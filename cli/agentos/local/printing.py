@@ -1,11 +1,19 @@
 """What ``agentos up`` writes to the terminal: a line for each thing that happens, and what the workers print."""
 
 import json
+import os
+import re
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from agentos_engine.logs import redacted
+
 _COLOURS = (36, 35, 34, 32, 33, 96, 95, 94)
 _DIM, _RED, _YELLOW, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
+_SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")
+"""What a program sends to a terminal for colours and the like; a worker's must not reach it."""
 _LEVELS = ("trace", "debug", "info", "warn", "error")
 
 Keep = Callable[[str, str, str], object]
@@ -30,8 +38,9 @@ class Printer:
         self.keep = keep
 
     def say(self, text: str, level: str = "info") -> None:
-        """Print a line of ours."""
-        print(self._coloured(level, text), flush=True)
+        """Print a text of ours."""
+        for line in text.splitlines():
+            _write(self._coloured(level, _plain(line)))
 
     def report(self, worker: str, text: str) -> None:
         """Print what becomes of a worker."""
@@ -40,11 +49,13 @@ class Printer:
     def output(self, worker: str | None, line: str) -> None:
         """Print a line that a worker printed; without a worker the line is JSON and names it, as our kit writes."""
         entry = _entry(line)
-        name = worker or str(entry.get("worker") or "workers")
+        name = worker or _plain(str(entry.get("worker") or "workers"))
         level = level_of(entry.get("level"))
         text = str(entry.get("message", "")) if entry else line
         if entry.get("error"):
             text = f"{text}\n{entry['error']}"
+        # JSON may hold what is no text.
+        text = redacted(text.encode(errors="replace").decode())
         if self._verbose or level in ("warn", "error") or not str(entry.get("logger", "")).startswith(_OF_THE_KIT):
             for each in text.splitlines() or [""]:
                 self._line(name, level, each)
@@ -53,15 +64,15 @@ class Printer:
 
     def _line(self, worker: str, level: str, text: str, *, ours: bool = False) -> None:
         self._width = max(self._width, min(len(worker), 30))
-        text = "".join(each if each.isprintable() or each == "\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
+        text = _plain(text)
         if not self._colours:
             mark = "*" if ours else "|"
-            print(f"{worker:{self._width}} {mark} {text}", flush=True)
+            _write(f"{worker:{self._width}} {mark} {text}")
             return
         number = self._numbers.setdefault(worker, len(self._numbers))
         colour = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m"
         mark = "●" if ours else "│"
-        print(f"{colour}{worker:{self._width}} {mark}{_RESET} {self._coloured(level, text)}", flush=True)
+        _write(f"{colour}{worker:{self._width}} {mark}{_RESET} {self._coloured(level, text)}")
 
     def _coloured(self, level: str, text: str) -> str:
         colour = {"error": _RED, "warn": _YELLOW, "debug": _DIM, "trace": _DIM}.get(level)
@@ -80,6 +91,24 @@ def _entry(line: str) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) and "message" in value else {}
+
+
+def _plain(text: str) -> str:
+    """A text without what would do more to a terminal than be shown."""
+    if text.isprintable():
+        return text
+    text = _SEQUENCE.sub("", text)
+    return "".join(each if each.isprintable() or each == "\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+def _write(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except OSError:  # nobody reads it any more, such as | head: that is the end
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        signal.raise_signal(signal.SIGTERM)

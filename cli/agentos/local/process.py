@@ -15,7 +15,15 @@ MAX_LINE = 16 * 1024
 Output = Callable[[str], object]
 """Told each line of what a process prints."""
 
+PAUSE_EVERY = 256
+"""Lines of output after which others have their turn: a worker that floods its output waits for us, not we for it."""
+PAUSE = 0.02
+"""Seconds."""
+
+_OURS = frozenset({"III_URL", "III_ENGINE_URL", "III_WORKER_NAME", "AGENTOS_TOKEN", "POD_UID"})
+"""Variables that say who a worker is; what the person has set for another engine is not meant for it."""
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _RUNNING: set["Process"] = set()
 
 
@@ -61,7 +69,7 @@ class Process:
                 # Ctrl-C is for whoever started us: calls are let through before a worker hears of the end.
                 start_new_session=True,
                 pass_fds=tuple(descriptors),
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_end_with_parent if _LIBC is not None else None,
             )
         except FileNotFoundError as error:
             raise StartError(f"{error.filename or command[0]} is not there") from None
@@ -80,16 +88,10 @@ class Process:
         if self._process.stdin is not None and not self._process.stdin.is_closing():
             self._process.stdin.write(data)
 
-    def close_input(self) -> None:
-        """End its standard input."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
     async def stop(self, seconds: float) -> None:
         """Ask it to end (SIGTERM), and after so many seconds kill it with all that it started."""
         self._signal(signal.SIGTERM)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self.ended), seconds)
+        await asyncio.wait([self.ended], timeout=seconds)
         await self.kill()
 
     async def kill(self) -> None:
@@ -103,8 +105,12 @@ class Process:
 
     async def _wait(self) -> int:
         code = await self._process.wait()
+        # As in a pod, what it started ends with it.
+        self._signal(signal.SIGKILL)
         _RUNNING.discard(self)
-        # What it started may hold its output open for ever.
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        # What has left its group may hold its output open for ever.
         await asyncio.wait(self._readers, timeout=1)
         for reader in self._readers:
             reader.cancel()
@@ -116,7 +122,8 @@ def child_environment(surroundings: Mapping[str, str]) -> dict[str, str]:
     programs = str(Path(sys.executable).parent)
     path = os.pathsep.join((programs, surroundings.get("PATH", os.defpath)))
     # What a worker prints is to be seen when it prints it.
-    return {"PYTHONUNBUFFERED": "1", **surroundings, "PATH": path}
+    mine = {name: value for name, value in surroundings.items() if name not in _OURS}
+    return {"PYTHONUNBUFFERED": "1", **mine, "PATH": path}
 
 
 def kill_all() -> None:
@@ -133,25 +140,30 @@ def ending(code: int) -> str:
     return f"exit code {code}"
 
 
-async def lines_of(stream: asyncio.StreamReader) -> AsyncIterator[str]:
-    """Yield the lines of a stream without their ends; longer ones than MAX_LINE in parts, bad UTF-8 replaced."""
+async def lines_of(stream: asyncio.StreamReader, longest: int = MAX_LINE) -> AsyncIterator[str]:
+    """Yield the lines of a stream without their ends; longer ones (bytes) in parts, bad UTF-8 replaced."""
     rest = b""
     while chunk := await stream.read(64 * 1024):
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in (*lines, *([rest] if len(rest) > MAX_LINE else [])):
-            for start in range(0, len(line) or 1, MAX_LINE):
-                yield line[start : start + MAX_LINE].decode(errors="replace").rstrip("\r")
-        if len(rest) > MAX_LINE:
+        for line in (*lines, *([rest] if len(rest) > longest else [])):
+            for start in range(0, len(line) or 1, longest):
+                yield line[start : start + longest].decode(errors="replace").rstrip("\r")
+        if len(rest) > longest:
             rest = b""
     if rest:
         yield rest.decode(errors="replace")
 
 
 async def _forward(stream: asyncio.StreamReader, output: Output) -> None:
+    count = 0
     async for line in lines_of(stream):
         output(line)
+        count += 1
+        if count % PAUSE_EVERY == 0:
+            await asyncio.sleep(PAUSE)
 
 
 def _end_with_parent() -> None:
     """In the new process: be told to end when the parent is gone, however it went."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    assert _LIBC is not None
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

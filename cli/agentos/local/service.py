@@ -286,7 +286,10 @@ class Service:
             self._connections.wake()
 
     async def _look_again(
-        self, *also: Coroutine[Any, Any, object], ended: "asyncio.Future[str] | None" = None, seconds: float | None = None
+        self,
+        *also: Coroutine[Any, Any, object],
+        ended: "asyncio.Future[str] | None" = None,
+        seconds: float | None = None,
     ) -> None:
         """Return when something else may be wanted, an instance has ended, one of the others is done, or in time."""
         waits = [asyncio.ensure_future(each) for each in (self._changed.wait(), *also)]

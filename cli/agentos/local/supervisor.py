@@ -136,12 +136,10 @@ class Supervisor:
                 running[name] = running.get(name, frozenset()) | service.functions()
         wanted = {name: worker.patterns for name, worker in self._workers.items()}
         waiting = self._claims.decide(wanted, running)
-        providers = [
-            Dependency(
-                name, service.worker.effective.name, service.worker.effective.version, service.state == State.READY
-            )
-            for name, service in self._services.items()
-        ]
+        providers = []
+        for name, service in self._services.items():
+            what = (service.worker if service.running else self._workers[name]).effective
+            providers.append(Dependency(name, what.name, what.version, service.state == State.READY))
         for name, service in self._services.items():
             worker = self._workers[name]
             clash = "; ".join(each.message for each in waiting.get(name, ()))

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
+import re
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +21,18 @@ from agentos.local.printing import Printer, level_of
 from agentos.local.process import child_environment, kill_all
 
 if TYPE_CHECKING:
-    from agentos.local.fleet import Fleet
+    from collections.abc import Iterable
+
+    from agentos.local.fleet import Fleet, Remark
+    from agentos.local.instance import Launcher
     from agentos.local.supervisor import Supervisor
 
 FIRST_LOOK = 3.0
 """Seconds after which files are watched at the latest, should some worker not become ready."""
+SLOW_END = 3.0
+"""Seconds after which it is told what the end is waiting for."""
+WATCH_AGAIN = 5.0
+"""Seconds after which it is tried again to watch files when that did not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,9 @@ class UpOptions:
 
 
 def run(options: UpOptions) -> None:
-    """Run until SIGINT or SIGTERM; a second one ends all at once. Raises CommandError when it cannot start."""
+    """Run until SIGINT, SIGTERM or SIGHUP; a second one ends all at once. Raises CommandError when it cannot start."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every terminal has every character
     try:
         uvloop.run(_up(options))
     finally:
@@ -56,7 +68,7 @@ async def _up(options: UpOptions) -> None:
     began, since = time.monotonic(), time.time()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, _stop, stopping)
     printer = Printer(colours=options.colours, verbose=options.verbose)
     host = None
@@ -71,9 +83,11 @@ async def _up(options: UpOptions) -> None:
     from agentos.local.supervisor import Supervisor
 
     _log_to(printer, options.verbose)
-    fleet = load_fleet(options.paths, os.environ, options.realm)
-    for remark in fleet.remarks:
-        printer.say(str(remark), "error" if remark.severity == "error" else "warn")
+    # In a thread, so that a second Ctrl-C is heard while large files are read.
+    fleet = await asyncio.to_thread(load_fleet, options.paths, os.environ, options.realm)
+    if stopping.is_set():
+        return
+    _tell_remarks(printer, fleet.remarks)
     if not fleet.workers and any(remark.severity == "error" for remark in fleet.remarks):
         raise CommandError("none of the workers can be run; see above", ExitCode.FAILED)
     _keep_out_of_git(options.data_dir)
@@ -93,11 +107,12 @@ async def _up(options: UpOptions) -> None:
     )
     await engine.start()
     printer.keep = engine.log
-    printer.say(f"engine {engine.url}   HTTP {engine.http_url}   page http://127.0.0.1:{engine.ports.console}")
+    http = f"HTTP {engine.http_url}   " if engine.ports.http else ""
+    printer.say(f"engine {engine.url}   {http}page http://127.0.0.1:{engine.ports.console}")
     launcher = Launcher(engine, os.environ, printer.output, isolate=options.isolate, shared=host)
     supervisor = Supervisor(engine, launcher, Claims.load(options.data_dir / "claims.json"), printer.report)
     supervisor.start(fleet)
-    work = [asyncio.ensure_future(_tell_when_ready(supervisor, printer, began))]
+    work = [asyncio.ensure_future(_when_ready(supervisor, launcher, printer, began))]
     if options.watch:
         work.append(asyncio.ensure_future(_follow(options, fleet, supervisor, printer, since)))
     await stopping.wait()
@@ -105,6 +120,7 @@ async def _up(options: UpOptions) -> None:
         each.cancel()
     in_flight = engine.engine.bus.calls.invocations.in_flight
     printer.say("stopping" + (f": letting {_counted(in_flight, 'call')} end" if in_flight else ""))
+    asyncio.get_running_loop().call_later(SLOW_END, printer.say, "workers are still ending; Ctrl-C again kills them")
     await supervisor.stop()
     await engine.stop()
 
@@ -116,17 +132,29 @@ def _stop(stopping: asyncio.Event) -> None:
     stopping.set()
 
 
-async def _tell_when_ready(supervisor: "Supervisor", printer: Printer, began: float) -> None:
+async def _when_ready(supervisor: "Supervisor", launcher: "Launcher", printer: Printer, began: float) -> None:
     await supervisor.wait_ready()
+    _tell_start(supervisor, printer, began)
+    await launcher.close()  # no worker may have wanted the process that was started ahead
+
+
+def _tell_start(supervisor: "Supervisor", printer: Printer, began: float) -> None:
     rows = supervisor.status()
-    ready = [row for row in rows if row["state"] == "Ready"]
-    functions = sum(len(row["functions"]) for row in ready)
-    waiting = f", {len(rows) - len(ready)} waiting" if len(ready) < len(rows) else ""
     if not rows:
         printer.say("no worker yet: agentos new worker NAME makes one")
         return
+    ready = [row for row in rows if row["state"] == "Ready"]
+    functions = sum(len(row["functions"]) for row in ready)
+    waiting = sum(row["state"] == "Waiting" for row in rows)
+    failing = len(rows) - len(ready) - waiting
+    others = (f", {waiting} waiting" if waiting else "") + (f", {failing} not running" if failing else "")
     took = f"{time.monotonic() - began:.1f} s"
-    printer.say(f"{_counted(len(ready), 'worker')} ready with {_counted(functions, 'function')}{waiting}, {took}")
+    printer.say(f"{_counted(len(ready), 'worker')} ready with {_counted(functions, 'function')}{others}, {took}")
+
+
+def _tell_remarks(printer: Printer, remarks: "Iterable[Remark]") -> None:
+    for remark in remarks:
+        printer.say(str(remark), "error" if remark.severity == "error" else "warn")
 
 
 def _counted(number: int, noun: str) -> str:
@@ -136,34 +164,46 @@ def _counted(number: int, noun: str) -> str:
 async def _follow(options: UpOptions, fleet: "Fleet", supervisor: "Supervisor", printer: Printer, since: float) -> None:
     """Follow what is written to the files, from ``since`` on."""
     from agentos.local.fleet import load_fleet
-    from agentos.local.watching import changes
+    from agentos.local.watching import WatchError, changes
 
     await supervisor.wait_ready(FIRST_LOOK)  # the start goes first
+    told = ""
     while True:
         watched = set(fleet.watched)
-        async with contextlib.aclosing(changes(watched, since)) as found:
-            async for changed in found:
-                since = time.time()
-                if not changed:
-                    continue
-                try:
-                    newer = await asyncio.to_thread(load_fleet, options.paths, os.environ, options.realm)
-                except CommandError as error:
-                    printer.say(str(error), "error")
-                    continue
-                known = {str(remark) for remark in fleet.remarks}
-                for remark in newer.remarks:
-                    if str(remark) not in known:
-                        printer.say(str(remark), "error" if remark.severity == "error" else "warn")
-                # A file that is broken for the moment does not end what runs.
-                broken = {remark.origin.partition(":")[0] for remark in newer.remarks if remark.severity == "error"}
-                for name, worker in fleet.workers.items():
-                    if name not in newer.workers and worker.origin.partition(":")[0] in broken:
-                        newer.workers[name] = worker
-                fleet = newer
-                supervisor.apply(fleet, changed)
-                if fleet.watched != watched:
-                    break
+        try:
+            async with contextlib.aclosing(changes(watched, since)) as found:
+                async for changed in found:
+                    since = time.time()  # at first nothing may be new, but files may be gone
+                    try:
+                        newer = await asyncio.to_thread(
+                            load_fleet, options.paths, os.environ, options.realm, again=True
+                        )
+                    except CommandError as error:
+                        printer.say(str(error), "error")
+                        continue
+                    _tell_remarks(printer, [each for each in newer.remarks if each not in fleet.remarks])
+                    _keep_what_is_broken(fleet, newer)
+                    fleet = newer
+                    supervisor.apply(fleet, changed)
+                    if fleet.watched != watched:
+                        break
+        except WatchError as error:
+            if str(error) != told:
+                printer.say(str(error), "error")
+            told = str(error)
+            await asyncio.sleep(WATCH_AGAIN)
+
+
+def _keep_what_is_broken(fleet: "Fleet", newer: "Fleet") -> None:
+    """Let the workers be whose file has an error for the moment."""
+    broken = {_file_of(remark.origin) for remark in newer.remarks if remark.severity == "error"}
+    for name, worker in fleet.workers.items():
+        if name not in newer.workers and _file_of(worker.origin) in broken:
+            newer.workers[name] = worker
+
+
+def _file_of(origin: str) -> str:
+    return re.sub(r":\d+$", "", origin)
 
 
 def _keep_out_of_git(folder: Path) -> None:
@@ -190,5 +230,6 @@ def _log_to(printer: Printer, verbose: bool) -> None:
     """Show what the engine warns of; with ``verbose`` all that it logs."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[_ToPrinter(printer)], force=True)
     logging.getLogger("picows").setLevel(logging.ERROR)
+    logging.getLogger("agentos_engine.worker_log").setLevel(logging.CRITICAL)  # what workers print is shown as theirs
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.getLogger("watchfiles").setLevel(logging.ERROR)
