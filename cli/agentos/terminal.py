@@ -6,6 +6,11 @@ import threading
 from collections.abc import Iterator
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things as people say it: ``1 worker``, ``2 workers``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @contextlib.contextmanager
 def progress(what: str, *, after: float = 0.0) -> Iterator[None]:
     """Say on stderr what takes long: a spinner on a terminal, one plain line in a pipe.

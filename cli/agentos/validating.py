@@ -8,7 +8,7 @@ from typing import Any
 
 from agentos_contracts.documents import read_documents
 from agentos_contracts.findings import Finding, Severity, shown
-from agentos_contracts.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, read_manifest, validate_manifest
+from agentos_contracts.manifest import MANIFEST_FILE
 from agentos_contracts.model_findings import at
 from agentos_contracts.resource import GROUP
 from agentos_contracts.validation import validate
@@ -17,12 +17,15 @@ from agentos.files import (
     KUBECTL_YAML,
     MAX_FILE_BYTES,
     STDIN,
+    Unreadable,
+    checked_manifest,
     has_resources,
     is_manifest_file,
     resources_in,
     text_of,
     yaml_files,
 )
+from agentos.terminal import counted
 
 
 @dataclass(slots=True)
@@ -70,7 +73,7 @@ def as_text(report: Report, *, verbose: bool) -> str:
     ]
     errors, warnings = report.count(Severity.ERROR), report.count(Severity.WARNING)
     lines.append(
-        f"{_counted(report.checked, 'document')} checked: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}"
+        f"{counted(report.checked, 'document')} checked: {counted(errors, 'error')}, {counted(warnings, 'warning')}"
     )
     return "\n".join(lines)
 
@@ -95,18 +98,11 @@ def as_json(report: Report) -> str:
     )
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _validate_file(path: str, report: Report, *, searched: bool) -> None:
     name = "<stdin>" if path == STDIN else path
     try:
         text = text_of(path)
-    except OSError as problem:
-        report.unreadable.append((name, problem.strerror or type(problem).__name__))
-        return
-    except ValueError as problem:
+    except Unreadable as problem:
         report.unreadable.append((name, str(problem)))
         return
     is_manifest = is_manifest_file(path)
@@ -120,14 +116,7 @@ def _validate_file(path: str, report: Report, *, searched: bool) -> None:
 
 def _validate_manifest_text(name: str, text: str, report: Report) -> None:
     report.checked += 1
-    manifest, findings = read_manifest(text)
-    report.add(name, findings)
-    if manifest is not None:
-        documents, _ = read_documents(text, max_bytes=MAX_MANIFEST_BYTES)
-        found = [
-            replace(finding, line=documents[0].line_of(finding.path)) for finding in validate_manifest(manifest, "")
-        ]
-        report.add(name, found)
+    report.add(name, checked_manifest(text)[1])
 
 
 def _validate_resources(name: str, text: str, report: Report) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from consoles import Command, Engine
+from commands import Command
+from consoles import Engine
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +17,13 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def agentos(engine: Engine, tmp_path: Path) -> Command:
-    """The command, for that engine."""
-    return Command(engine.console, tmp_path)
+def command(tmp_path: Path) -> Command:
+    """The command in a folder of its own."""
+    return Command(tmp_path)
+
+
+@pytest.fixture
+def agentos(engine: Engine, command: Command) -> Command:
+    """The command, for the engine."""
+    command.environment |= {"AGENTOS_CONSOLE_URL": engine.console, "COLUMNS": "200"}
+    return command

@@ -1,24 +1,20 @@
-"""An engine with a console as a process, workers on bare WebSockets, and the ``agentos`` command, for tests."""
+"""An engine with a console as a process, and workers on bare WebSockets, for tests."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-COMMAND = Path(sys.executable).with_name("agentos")
 WAIT = 30.0
-"""Seconds for anything that is waited for."""
+"""Seconds for an answer."""
 
 
 class Failing(Exception):
@@ -27,17 +23,6 @@ class Failing(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
-
-
-def until(what: str, holds: Callable[[], Any], seconds: float = WAIT) -> Any:
-    """Ask again and again until the answer is true, and return it; fail with what was waited for."""
-    deadline, answer = time.monotonic() + seconds, None
-    while time.monotonic() < deadline:
-        answer = holds()
-        if answer:
-            return answer
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}; last: {answer!r}")
 
 
 class Worker:
@@ -124,10 +109,10 @@ class Worker:
 class Engine:
     """A running engine; ``ports`` is its line about what it listens on."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, folder: Path | None = None) -> None:
         free = [f"--{name}port=0" for name in ("", "http-", "stream-", "admin-", "console-")]
         command = [sys.executable, "-m", "agentos_engine", *free, *flags]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder)
         assert self.process.stderr is not None
         self.ports = next(found for found in map(json.loads, self.process.stderr) if found["message"] == "listening")
         # Read to its end: a full pipe would stop the engine.
@@ -150,54 +135,3 @@ class Engine:
         self.process.wait(15)
         for worker in self._workers:
             worker.close()
-
-
-class Command:
-    """The command, as a process of its own, for one console."""
-
-    def __init__(self, console: str, folder: Path) -> None:
-        self.environment = {**os.environ, "AGENTOS_CONSOLE_URL": console, "COLUMNS": "200"}
-        self._folder = folder
-
-    def __call__(self, *arguments: str, code: int = 0, stdin: str = "", **environment: str) -> str:
-        """Run it to its end; return what it wrote to stdout, or to stderr when ``code`` is not 0."""
-        done = subprocess.run(
-            self._line(arguments),
-            input=stdin,
-            env=self.environment | environment,
-            cwd=self._folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        assert "Traceback" not in done.stderr
-        if code == 0:
-            return done.stdout
-        assert done.stdout == ""
-        return done.stderr
-
-    @contextmanager
-    def running(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-        """Run it while something else happens; then Ctrl-C, which must end it at once with 130 and no traceback."""
-        process = subprocess.Popen(
-            self._line(arguments),
-            env=self.environment,
-            cwd=self._folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield process
-            process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=15)
-            assert process.returncode == 130, said
-            assert "Traceback" not in said
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
-
-    def _line(self, arguments: tuple[str, ...]) -> list[str]:
-        return [str(COMMAND), *arguments]

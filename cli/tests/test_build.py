@@ -5,10 +5,7 @@ The tools here are small scripts on the PATH that record how they are called; th
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,9 @@ from agentos.author import Tool
 from agentos.author.build import dockerfile, reference_of
 from agentos.errors import CommandError
 from agentos_contracts.manifest import Manifest
+from commands import Command, Done
+from ups import until
 
-COMMAND = Path(sys.executable).with_name("agentos")
 MANIFEST = "iii: v1\nname: prices\nscripts:\n  start: node worker.mjs\n"
 WITH_BASE = f"{MANIFEST}  install: npm install\nruntime:\n  base_image: node:22-slim\n"
 RECORDER = """#!{python}
@@ -47,6 +45,8 @@ class Machine:
         self.root = root
         self.programs = root / "programs"
         self.programs.mkdir()
+        environment = {"PATH": str(self.programs), "HOME": str(root), "BUILDAH_ISOLATION": "oci"}
+        self.command = Command(root, environment)
         self.record = root / "record.json"
         self.folder = root / "prices"
         self.folder.mkdir()
@@ -68,17 +68,9 @@ class Machine:
             (self.programs / tool).write_text(text)
             (self.programs / tool).chmod(0o755)
 
-    def environment(self, more: dict[str, str]) -> dict[str, str]:
-        return {"PATH": str(self.programs), "HOME": str(self.root), "BUILDAH_ISOLATION": "oci", **more}
-
-    def build(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run the real command."""
-        done = subprocess.run(
-            [COMMAND, "build", *arguments],
-            cwd=self.root, env=self.environment(environ), capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr
-        return done
+    def build(self, *arguments: str, **environ: str) -> Done:
+        """Run the command."""
+        return self.command.run("build", *arguments, **environ)
 
     @property
     def built(self) -> dict:
@@ -104,16 +96,8 @@ def test_the_image_is_built_from_the_folders_dockerfile_and_its_name_is_printed(
 
 def test_the_folder_is_this_one_unless_another_is_named(machine: Machine) -> None:
     machine.has("docker")
-    done = subprocess.run(
-        [COMMAND, "build"],
-        cwd=machine.folder,
-        env=machine.environment({}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout == "localhost/prices:dev\n"
+    machine.command.folder = machine.folder
+    assert machine.build().stdout == "localhost/prices:dev\n"
 
 
 @pytest.mark.parametrize(
@@ -174,11 +158,10 @@ def test_tag_build_arguments_and_more_options_reach_the_tool(machine: Machine) -
 
 def test_within_a_container_buildah_needs_no_namespaces(machine: Machine) -> None:
     machine.has("buildah")
-    assert machine.build("prices", BUILDAH_ISOLATION="oci", container="podman").returncode == 0
+    assert machine.build("prices", container="podman").returncode == 0
     assert "--isolation=chroot" not in machine.built["arguments"]
-    environment = machine.environment({"container": "podman"})
-    del environment["BUILDAH_ISOLATION"]
-    subprocess.run([COMMAND, "build", "prices"], cwd=machine.root, env=environment, check=True, timeout=60)
+    del machine.command.environment["BUILDAH_ISOLATION"]
+    assert machine.build("prices", container="podman").returncode == 0
     assert "--isolation=chroot" in machine.built["arguments"]
 
 
@@ -189,8 +172,8 @@ def test_within_a_container_buildah_needs_no_namespaces(machine: Machine) -> Non
         (["prices", "--tag", "Prices"], {}, "'Prices' is not a reference of an image; give one with --tag, such as registry/name:1.0.0"),
         (["prices", "--tag=--output=/etc"], {}, "'--output=/etc' is not a reference of an image"),
         (["prices"], {"AGENTOS_BUILD_OPTIONS": "'"}, "AGENTOS_BUILD_OPTIONS cannot be read as words of a shell: No closing quotation"),
-        (["nowhere"], {}, "nowhere is not a folder; name the folder of a worker"),
-        (["programs"], {}, "programs has no iii.worker.yaml; name the folder of a worker"),
+        (["nowhere"], {}, "there is no folder nowhere; agentos new worker NAME makes a worker's folder"),
+        (["programs"], {}, "programs has no iii.worker.yaml; agentos new worker NAME makes a worker's folder"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_and_nothing_is_built(
@@ -256,17 +239,8 @@ def test_no_tool_outlives_a_build_that_is_interrupted(machine: Machine) -> None:
     machine.has(
         "docker", then=f"import time\npathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\ntime.sleep(60)"
     )
-    process = subprocess.Popen(
-        [COMMAND, "build", "prices"], cwd=machine.root, env=machine.environment({}), stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 30
-    while not (pid_file.exists() and pid_file.read_text()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode != 0
-    assert "Traceback" not in told
+    with machine.command.running("build", "prices"):
+        until("the tool runs", lambda: pid_file.exists() and pid_file.read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
 
@@ -370,6 +344,5 @@ def test_a_worker_whose_name_no_image_can_have_needs_a_tag() -> None:
     assert reference_of(manifest, "localhost:5000/prices") == "localhost:5000/prices"
 
 
-def test_the_tools_are_those_of_the_help() -> None:
-    done = subprocess.run([COMMAND, "build", "--help"], capture_output=True, text=True, timeout=60, check=True)
-    assert "|".join(Tool) in done.stdout
+def test_the_tools_are_those_of_the_help(command: Command) -> None:
+    assert "|".join(Tool) in command.run("build", "--help").stdout

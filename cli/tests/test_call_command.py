@@ -3,12 +3,13 @@
 import json
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
-from consoles import COMMAND, Command, Engine, Failing, Worker, until
+from commands import COMMAND, Command
+from consoles import Engine, Failing, Worker
 from ruamel.yaml import YAML
+from ups import until
 
 SCHEMA = {
     "type": "object",
@@ -186,7 +187,7 @@ def test_what_would_steer_a_terminal_is_escaped_and_stays_the_same_value(agentos
 
 
 def test_a_terminal_that_is_not_utf_8_does_not_end_the_command(agentos: Command):
-    text = agentos("call", "echo::plain", "a=ü", PYTHONIOENCODING="ascii")
+    text = agentos.process("call", "echo::plain", "a=ü", PYTHONIOENCODING="ascii").stdout
     assert text == '{\n  "a": "\\xfc"\n}\n'
 
 
@@ -204,18 +205,16 @@ def test_ctrl_c_while_waiting_ends_with_130(agentos: Command, echo: Worker):
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
 def test_a_result_that_is_nested_deeply_is_shown_or_refused_in_one_line(agentos: Command, form):
-    done = subprocess.run(
-        [COMMAND, "call", "echo::deep", "-o", form], env=agentos.environment, capture_output=True, text=True, timeout=60
-    )
+    done = agentos.process("call", "echo::deep", "-o", form)
     assert done.stderr == "" or (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
 def test_a_reader_that_goes_ends_it_quietly(agentos: Command, tmp_path):
     rows = json.dumps(list(range(200_000)))
     (tmp_path / "big.json").write_text(rows)
-    line = "set -o pipefail; python -m agentos call echo::plain --json @big.json | head -1"
+    line = f"set -o pipefail; {COMMAND} call echo::plain --json @big.json | head -1"
     done = subprocess.run(
-        ["bash", "-c", line.replace("python", sys.executable)],
+        ["bash", "-c", line],
         env=agentos.environment, cwd=tmp_path, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.stdout, done.stderr, done.returncode) == ("[\n", "", 0)

@@ -2,31 +2,20 @@
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import Command, Run
 
 CONFIG = "workers:\n  - name: iii-http\n    config: {port: 8080}\n  - name: iii-exec\n    config:\n      exec: [cd a && node x.js]\n"
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
-def agentos(tmp_path: Path) -> Run:
-    """Run the real command in the folder of a project."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "config.yaml").write_text(CONFIG)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "agentos", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-        assert "Traceback" not in done.stderr
-        return done
-
-    return run
+def agentos(command: Command) -> Run:
+    """Run the command in the folder of a project."""
+    (command.folder / "a").mkdir()
+    (command.folder / "config.yaml").write_text(CONFIG)
+    return command.run
 
 
 def test_it_writes_files_that_validate_and_lists_what_is_left(agentos: Run, tmp_path: Path):
@@ -39,7 +28,7 @@ def test_it_writes_files_that_validate_and_lists_what_is_left(agentos: Run, tmp_
     worker = (tmp_path / "made/here/a.yaml").read_text()
     assert worker.startswith("# From workers[1].config.exec[0] in line 6 of ../../config.yaml, by agentos import.\n")
     assert "namespace: team-a\n" in worker
-    assert 'agentos.dev/source: "../../a"\n' in worker
+    assert "agentos.dev/source: ../../a\n" in worker
 
 
 def test_the_realm_is_called_after_the_projects_folder(agentos: Run, tmp_path: Path):

@@ -209,6 +209,7 @@ def test_variables_in_a_command_are_left_to_the_shell_whatever_the_environment_s
         (f"export TOKEN={SECRET}; node x.js", 'export TOKEN="$TOKEN"; node x.js', "TOKEN"),
         (f"x -H 'Authorization: Bearer {SECRET}'", 'x -H "$CREDENTIAL_1"', "CREDENTIAL_1"),
         (f"x --password 'a {SECRET}'", 'x --password "$PASSWORD"', "PASSWORD"),
+        (f"curl -u admin:{SECRET} http://h", 'curl -u "$CREDENTIAL_1" http://h', "CREDENTIAL_1"),
     ],
 )
 def test_secrets_are_never_copied_but_taken_from_a_secret(project: Project, command: str, start: str, name: str):
@@ -219,6 +220,22 @@ def test_secrets_are_never_copied_but_taken_from_a_secret(project: Project, comm
     reference = {"secretKeyRef": {"name": "env-shop", "key": name}}
     assert made.spec("shop")["env"] == [{"name": name, "valueFrom": reference}]
     assert any(f"create secret generic env-shop --from-literal={name}=…" in each.instead for each in made.remarks)
+
+
+def test_each_secret_without_a_name_gets_one_of_its_own(project: Project):
+    made = project.commands(
+        f'["fetch redis://u:{SECRET}@one", "fetch redis://u:{SECRET}@two", "node x.js redis://u:{SECRET}@three"]'
+    )
+
+    assert made.spec("shop")["manifest"]["scripts"] == {
+        "install": 'fetch "$CREDENTIAL_2" && fetch "$CREDENTIAL_3"',
+        "start": 'node x.js "$CREDENTIAL_1"',
+    }
+    assert [each["name"] for each in made.spec("shop")["env"]] == ["CREDENTIAL_1", "CREDENTIAL_2", "CREDENTIAL_3"]
+
+
+def test_the_ids_of_a_user_and_a_group_are_no_secret(project: Project):
+    assert project.commands('["run -u 1000:1000 node x.js"]').start("shop") == "run -u 1000:1000 node x.js"
 
 
 def test_the_address_of_the_engine_is_left_to_whoever_runs_the_worker(project: Project):

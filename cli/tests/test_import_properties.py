@@ -9,7 +9,7 @@ from typing import Any
 from agentos.importing.commands import without_secrets
 from agentos.importing.importer import import_files
 from agentos.importing.project import ImportRefused
-from agentos.importing.yaml_text import yaml_text
+from agentos.resource_yaml import resource_yaml
 from agentos_contracts.documents import read_documents
 from agentos_contracts.findings import errors
 from agentos_contracts.validation import validate
@@ -137,7 +137,7 @@ def test_any_compose_file_gives_valid_resources_or_findings(document: Any):
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(texts, texts | st.lists(texts | st.integers() | st.booleans(), max_size=3), max_size=4))
 def test_what_is_written_as_yaml_is_read_as_it_was(resource: Any):
-    text = yaml_text(resource, ["a comment\nof two lines"])
+    text = resource_yaml(resource, heading=["a comment\nof two lines"])
 
     for version in ((1, 1), (1, 2)):
         documents, findings = read_documents(text, max_bytes=1 << 20, yaml_version=version)

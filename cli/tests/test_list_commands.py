@@ -1,11 +1,8 @@
 """``agentos functions``, ``function``, ``workers``, ``triggers`` and ``open``, in every form of output."""
 
 import json
-import os
-import pty
 import re
 import socket
-import struct
 import subprocess
 import threading
 import time
@@ -13,7 +10,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from consoles import COMMAND, Command, Engine, Worker
+from commands import COMMAND, Command
+from consoles import Engine, Worker
 from ruamel.yaml import YAML
 
 STEERING = "\x1b[31mred\x9b\u202e"
@@ -43,31 +41,6 @@ def greeter(engine: Engine) -> Worker:
     return worker
 
 
-def on_terminal(agentos: Command, *arguments: str, columns: int = 100, **environment: str) -> str:
-    """Run the command on a terminal so many columns wide; return what it wrote there."""
-    import fcntl
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {**agentos.environment, "TERM": "xterm-256color", "PYTHONUTF8": "1", **environment}
-    environment = {name: value for name, value in environment.items() if name != "COLUMNS" and value}
-    process = subprocess.Popen([COMMAND, *arguments], env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    written = bytearray()
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # how a terminal ends
-            break
-        if not piece:
-            break
-        written += piece
-    os.close(ours)
-    assert process.wait(30) == 0, written
-    return written.decode().replace("\r\n", "\n")
-
-
 def test_a_table_in_a_pipe_is_aligned_and_nothing_is_cut_off(agentos: Command):
     header, *rows = agentos("functions").splitlines()
     assert re.fullmatch(r"FUNCTION +WORKER +DESCRIPTION", header)
@@ -88,7 +61,7 @@ def test_what_workers_say_of_themselves_does_not_reach_the_terminal_raw(agentos:
 
 
 def test_on_a_terminal_a_table_has_colours_no_boxes_and_fits(agentos: Command):
-    written = on_terminal(agentos, "functions", columns=70)
+    written = agentos.on_terminal("functions", columns=70)
     assert "\x1b[1m" in written
     lines = re.sub(r"\x1b\[[0-9;]*m", "", written).splitlines()
     assert all(len(line) <= 70 for line in lines)
@@ -99,8 +72,8 @@ def test_on_a_terminal_a_table_has_colours_no_boxes_and_fits(agentos: Command):
 
 def test_no_color_is_respected(agentos: Command):
     colour = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
-    assert colour.search(on_terminal(agentos, "workers"))
-    assert not colour.search(on_terminal(agentos, "workers", NO_COLOR="1"))
+    assert colour.search(agentos.on_terminal("workers"))
+    assert not colour.search(agentos.on_terminal("workers", NO_COLOR="1"))
 
 
 def test_functions_by_part_of_the_id_and_by_pattern(agentos: Command):
@@ -248,10 +221,10 @@ def test_workers_that_are_started_and_not_connected_are_listed_with_the_reason(a
 def test_an_answer_that_is_none_is_one_line(agentos: Command, served, answer):
     url, answers = served
     answers["/api/call"] = answer
-    process = subprocess.run([COMMAND, "functions", "--url", url], capture_output=True, text=True, timeout=60)
-    assert process.returncode in (1, 3), process
-    assert process.stderr.startswith("agentos: ")
-    assert process.stderr.count("\n") == 1
+    done = agentos.run("functions", "--url", url)
+    assert done.returncode in (1, 3), done
+    assert done.stderr.startswith("agentos: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("result", [None, 7, [], {"functions": 7}, {"functions": [7, {"function_id": None}]}])
@@ -288,6 +261,8 @@ def test_completion_offers_functions_workers_and_queues_that_are_safe_for_a_shel
 def test_completion_goes_on_after_the_colons_at_which_bash_splits(agentos: Command):
     assert completions(agentos, "call", "greet", "::", "h") == ["hello"]
     assert completions(agentos, "call", "greet::hello", "n") == ["name="]
+    assert completions(agentos, "call", "greet", "::", "hello", "n") == ["name="]
+    assert completions(agentos, "call", "greet", "::", "hello", "times", ":=", "[1]", "n") == ["name="]
 
 
 def test_completion_is_silent_when_nothing_answers(agentos: Command):

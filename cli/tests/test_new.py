@@ -4,16 +4,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from commands import Command, Run
 from ups import until, up
 
-COMMAND = Path(sys.executable).with_name("agentos")
 FILES = {
     "python": ["Dockerfile", "README.md", "iii.worker.yaml", "test_worker.py", "worker.py"],
     "node": ["Dockerfile", "README.md", "iii.worker.yaml", "package.json", "worker.mjs", "worker.test.mjs"],
@@ -27,19 +26,11 @@ INSTALLED = [
     for each, need in NEEDS.items()
 ]
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
-def agentos(tmp_path: Path) -> Run:
-    """Run the real command in a folder of its own."""
-
-    def run(*arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=seconds)
-        assert "Traceback" not in done.stderr
-        return done
-
-    return run
+def agentos(command: Command) -> Run:
+    """Run the command in a folder of its own."""
+    return command.run
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +47,8 @@ def crates() -> Path:
 def price_list(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A new worker in each language, with the means at hand that make its build quick; the tests share what it installs."""
     folder = tmp_path_factory.mktemp("new") / "price-list"
-    done = subprocess.run(
-        [COMMAND, "new", "worker", folder.name, "--language", request.param, "--dir", folder.parent],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert done.stderr == ""
+    done = Command(folder.parent).run("new", "worker", folder.name, "--language", request.param)
+    assert (done.returncode, done.stderr) == (0, "")
     if request.param != "rust":
         yield folder
         return
@@ -190,17 +178,17 @@ def test_an_unknown_language_names_those_that_there_are(agentos: Run, tmp_path: 
     assert files_in(tmp_path) == []
 
 
-def test_a_new_worker_passes_its_own_test(price_list: Path, agentos: Run) -> None:
-    done = agentos("test", str(price_list), seconds=500)
+def test_a_new_worker_passes_its_own_test(price_list: Path, command: Command) -> None:
+    done = command.process("test", str(price_list), seconds=500)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_its_test_fails_when_the_worker_is_wrong(price_list: Path, agentos: Run) -> None:
+def test_its_test_fails_when_the_worker_is_wrong(price_list: Path, command: Command) -> None:
     source = source_of(price_list)
     right = source.read_text()
     source.write_text(right.replace("Hello, ", "Goodbye, "))
     try:
-        assert agentos("test", str(price_list), seconds=300).returncode == 1
+        assert command.process("test", str(price_list), seconds=300).returncode == 1
     finally:
         source.write_text(right)
 

@@ -2,11 +2,11 @@
 
 import json
 import re
-import subprocess
-import time
 
 import pytest
-from consoles import COMMAND, Command, Engine, Failing, Worker
+from commands import Command
+from consoles import Engine, Failing, Worker
+from ups import until
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,6 +57,8 @@ def test_logs_of_some_workers_from_a_level_on_and_the_newest(agentos: Command):
     assert texts("--level", "error") == ["elsewhere"]
     assert len(texts("--since", "10m")) == 3
     assert texts("nobody") == []
+    done = agentos.run("logs", "nobody")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no log entries\n")
 
 
 @pytest.mark.parametrize(
@@ -79,18 +81,17 @@ def test_logs_are_followed_until_ctrl_c_each_entry_once(agentos: Command, shop: 
 
 
 def test_following_ends_quietly_with_its_reader(agentos: Command, shop: Worker):
-    process = subprocess.Popen(
-        [COMMAND, "logs", "-f"], env=agentos.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    deadline = time.monotonic() + 20
-    while process.poll() is None:
-        assert time.monotonic() < deadline
+    def over() -> bool:
         shop.ask("engine::log::warn", {"message": "again", "service_name": "shop"})
-    assert (process.returncode, process.stderr.read()) == (0, "")
+        return process.poll() is not None
+
+    with agentos.start("logs", "-f") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        until("it has ended", over)
+        assert (process.returncode, process.stderr.read()) == (0, "")
 
 
 def test_following_ends_with_3_when_the_engine_goes(agentos: Command):
@@ -98,9 +99,7 @@ def test_following_ends_with_3_when_the_engine_goes(agentos: Command):
     try:
         worker = own.worker("w")
         worker.ask("engine::log::warn", {"message": "first", "service_name": "w"})
-        process = subprocess.Popen(
-            [COMMAND, "logs", "-f", "--url", own.console], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        process = agentos.start("logs", "-f", "--url", own.console)
         assert process.stdout is not None
         assert "first" in process.stdout.readline()
     finally:
@@ -138,9 +137,7 @@ def test_a_trace_in_a_pipe_is_a_table_with_nesting_times_and_errors(agentos: Com
 
 
 def test_a_trace_on_a_terminal_is_a_waterfall(agentos: Command):
-    from test_list_commands import on_terminal
-
-    written = on_terminal(agentos, "trace", newest_order(agentos), columns=100)
+    written = agentos.on_terminal("trace", newest_order(agentos), columns=100)
     order, pay, ship, error = re.sub(r"\x1b\[[0-9;]*m", "", written).rstrip("\n").split("\n")
     assert re.match(r"call shop::order +shop +[0-9.]+\w+ +━{60}$", order)
     assert re.match(r"  call shop::pay +shop +[0-9.]+\w+ +━+ *$", pay)
@@ -148,7 +145,7 @@ def test_a_trace_on_a_terminal_is_a_waterfall(agentos: Command):
     assert error == r"    NO_TRUCK: all trucks \x1b[31mare out"
     assert "\x1b[31m  call shop::ship" in written
     assert "\x1b[31m  call shop::pay" not in written
-    plain = on_terminal(agentos, "trace", newest_order(agentos), columns=40, NO_COLOR="1")
+    plain = agentos.on_terminal("trace", newest_order(agentos), columns=40, NO_COLOR="1")
     assert "━" not in plain
     assert "\x1b[31m" not in plain
 

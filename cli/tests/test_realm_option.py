@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from consoles import COMMAND, Command, Engine, until
+from commands import Command
+from consoles import Engine
+from ups import until
 
 KUBECTL = f"""#!{sys.executable}
 import json, os, pathlib, signal, sys
@@ -97,24 +98,18 @@ def test_open_holds_the_port_forward_until_ctrl_c(agentos: Command, kubectl: Kub
 
 
 def test_the_port_forward_ends_on_sigterm_too(agentos: Command, kubectl: Kubectl):
-    process = subprocess.Popen(
-        [COMMAND, "open", "--no-browser", "--realm", "acme"], env=agentos.environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.terminate()
-    assert process.wait(20) == 128 + signal.SIGTERM
-    process.stdout.close()
+    with agentos.start("open", "--no-browser", "--realm", "acme") as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
     until("kubectl has ended", kubectl.is_gone)
 
 
 def test_open_says_when_the_way_breaks(agentos: Command, kubectl: Kubectl):
     own = Engine()
     kubectl.answer("port-forward", None, f"Forwarding from 127.0.0.1:{own.ports['console_port']} -> 3113\n")
-    process = subprocess.Popen(
-        [COMMAND, "open", "--no-browser", "--realm", "acme"],
-        env=agentos.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = agentos.start("open", "--no-browser", "--realm", "acme")
     assert process.stdout is not None
     process.stdout.readline()
     own.stop()

@@ -1,5 +1,6 @@
 """Which function ids are found in a worker's source files."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,11 @@ def test_links_are_not_followed(tmp_path):
     (worker / "folder").symlink_to(outside)
     (worker / "x.py").symlink_to(outside / "x.py")
     assert literal_ids(worker) == {}
+
+
+def test_nobody_waits_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.py")
+    assert found(tmp_path, {"worker.py": '"memory::recall"'}) == {"memory::recall": ["worker.py:1"]}
 
 
 def test_what_is_read_is_bounded(tmp_path, monkeypatch):

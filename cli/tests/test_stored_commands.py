@@ -5,7 +5,9 @@ import re
 import threading
 
 import pytest
-from consoles import Command, Engine, Failing, Worker, until
+from commands import Command
+from consoles import Engine, Failing, Worker
+from ups import until
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +88,9 @@ def test_dead_letters_run_again_one_or_all(agentos: Command, jobs: Worker):
     assert re.search(r"^Run again: +0$", agentos("queue", "redrive", "orders"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["dlq", "redrive"])
-def test_an_unknown_queue_is_exit_code_4(agentos: Command, jobs: Worker, command):
-    assert agentos("queue", command, "oders", code=4) == "agentos: there is no queue oders; did you mean orders?\n"
+@pytest.mark.parametrize("verb", ["dlq", "redrive"])
+def test_an_unknown_queue_is_exit_code_4(agentos: Command, jobs: Worker, verb):
+    assert agentos("queue", verb, "oders", code=4) == "agentos: there is no queue oders; did you mean orders?\n"
 
 
 def test_the_items_of_a_stream(agentos: Command, jobs: Worker):

@@ -318,6 +318,16 @@ def test_a_broken_manifest_leaves_what_runs(tmp_path: Path) -> None:
         assert running.hello("one") == "hello Ada"
 
 
+def test_a_changed_test_starts_nothing_anew(tmp_path: Path) -> None:
+    folder = kit_worker(tmp_path / "one", "one", text="old")
+    with up(tmp_path) as running:
+        running.ready(1)
+        (folder / "test_worker.py").write_text("# another test\n")
+        kit_worker(folder, "one", text="new")
+        until("the new code", lambda: running.hello("one") == "new Ada")
+        assert running.output.count("changed: starting it anew") == 1
+
+
 def test_without_watching_a_change_changes_nothing(tmp_path: Path) -> None:
     folder = kit_worker(tmp_path / "one", "one", text="old")
     with up(tmp_path, "--no-watch") as running:

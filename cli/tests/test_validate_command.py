@@ -2,11 +2,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-COMMAND = Path(sys.executable).with_name("agentos")
+from commands import Command, Run
 
 GOOD_WORKER = """\
 apiVersion: agentos.dev/v1alpha1
@@ -39,17 +37,9 @@ REALM = "apiVersion: agentos.dev/v1alpha1\nkind: Realm\nmetadata: {name: r}\nspe
 
 
 @pytest.fixture
-def agentos(tmp_path):
-    """Run the real command in a folder of its own."""
-
-    def run(*arguments, stdin=""):
-        done = subprocess.run(
-            [COMMAND, *arguments], cwd=tmp_path, input=stdin, capture_output=True, text=True, timeout=60
-        )
-        assert "Traceback" not in done.stderr
-        return done
-
-    return run
+def agentos(command: Command) -> Run:
+    """Run the command to its end."""
+    return command.run
 
 
 def write(folder, **files):

@@ -132,6 +132,19 @@ async def test_a_function_without_a_schema_is_called_with_json(shop, look):
     await expect(page.locator(".outcome .failure")).to_be_visible()
 
 
+async def test_a_format_of_any_name_does_no_harm(shop, look):
+    page = await look(shop, FORM)
+    names = ["constructor", "__proto__", "toString", "made-up"]
+    problems = await page.evaluate(
+        """async (names) => {
+          const { problem } = await import("/assets/schema.js");
+          return names.map((format) => problem({ type: "string", format }, "x"));
+        }""",
+        names,
+    )
+    assert problems == [""] * len(names)
+
+
 async def test_forms_of_unusual_schemas(shop, look):
     """`$ref` in a ring, constants, unions, formats, lists of lists: each gets a field, and a value goes through it."""
     page = await look(shop)

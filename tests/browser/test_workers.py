@@ -32,6 +32,15 @@ async def test_the_filter_finds_functions_by_every_word(shop, look):
     await expect(page.get_by_text("Nothing matches.")).to_be_visible()
 
 
+@pytest.mark.parametrize("key", ["Enter", "ArrowDown"])
+async def test_from_the_filter_one_key_leads_to_what_it_found(shop, look, key):
+    page = await look(shop)
+    await page.keyboard.press("/")
+    await page.keyboard.type("card customer")
+    await page.keyboard.press(key)
+    await expect(page.locator("[data-row]:focus")).to_contain_text("payments::charge")
+
+
 async def test_a_worker_that_comes_or_goes_is_seen_at_once(own, look):
     page = await look(own)
     await expect(page.get_by_text("No worker is connected yet.")).to_be_visible()

@@ -1,17 +1,16 @@
 """A small iii project with a Node and a Python worker, on their plain SDKs: the same calls are answered before and after."""
 
-import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from commands import Command
+from consoles import Engine
 from ups import until, up
 
 from tests.compat import sdks
@@ -36,23 +35,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @contextmanager
 def engine_with(config: Path) -> Iterator[str]:
     """Run an engine with a config file, as the project ran before; yields the address of its routes."""
-    log = config.parent / "engine.log"
-    ports = ["--port=0", "--http-port=0", "--stream-port=0", "--admin-port=0"]
-    with log.open("w") as output:
-        engine = subprocess.Popen(
-            [sys.executable, "-m", "agentos_engine", "--config", str(config), *ports], stderr=output, cwd=config.parent
-        )
-
-    def listening() -> dict | None:
-        assert engine.poll() is None, log.read_text()
-        lines = [line for line in log.read_text().splitlines() if '"listening"' in line]
-        return json.loads(lines[0]) if lines else None
-
+    engine = Engine("--config", str(config), folder=config.parent)
     try:
-        yield f"http://127.0.0.1:{until('the engine listens', listening)['http_port']}"
+        yield f"http://127.0.0.1:{engine.ports['http_port']}"
     finally:
-        engine.terminate()
-        engine.wait(30)
+        engine.stop()
 
 
 def answers(url: str) -> list[dict]:
@@ -72,10 +59,7 @@ EXPECTED = [{"text": "Hello Ada", "visit": 1}, {"text": "Hello Ada", "visit": 2}
 
 
 def imported(folder: Path, file: str) -> str:
-    command = [sys.executable, "-m", "agentos", "import", file, "--out", "fleet"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return Command(folder)("import", file, "--out", "fleet")
 
 
 def test_a_project_with_iii_exec_answers_the_same_calls_after_it_has_moved(project: Path):

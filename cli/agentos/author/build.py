@@ -19,6 +19,7 @@ from agentos_contracts.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 from agentos.author import Tool
 from agentos.errors import CommandError, ExitCode
+from agentos.files import manifest_path
 from agentos.validating import Report, validate_paths
 
 OPTIONS_VARIABLE = "AGENTOS_BUILD_OPTIONS"
@@ -58,10 +59,7 @@ def read_source(folder: Path) -> tuple[Source | None, Report]:
 
     Raises CommandError when there is no such folder, or no manifest in it.
     """
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        what = f"has no {MANIFEST_FILE}" if folder.is_dir() else "is not a folder"
-        raise CommandError(f"{folder} {what}; name the folder of a worker", ExitCode.USAGE)
+    path = manifest_path(folder)
     report = validate_paths([str(path)])
     if report.unreadable:
         raise CommandError(f"cannot read {path}: {report.unreadable[0][1]}", ExitCode.USAGE)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 OBSERVED = "observed"
 """Where a call was found that the worker made while it was watched."""
 MAX_CALLS = 10_000
+PLACES_SHOWN = 3
+"""Of those where a call was found."""
 
 _FOR_ITSELF = (*UNTRACED, "engine::functions::", "engine::workers::")
 """What SDKs and our kit ask the engine when a worker starts; of a worker's own calls of these its source files tell."""
@@ -112,6 +114,12 @@ class CallsSeen:
         """Take note of a call; nobody watches what becomes of it."""
         if origin is not None and len(self.ids) < MAX_CALLS and not function_id.startswith(_FOR_ITSELF):
             self.ids.add(function_id)
+
+
+def some_of(places: list[str]) -> str:
+    """Return where a call was found in a few words."""
+    more = len(places) - PLACES_SHOWN
+    return ", ".join(places[:PLACES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _inspection(scratch: Scratch, seen: CallsSeen) -> Inspection:

@@ -12,6 +12,7 @@ from agentos_contracts.validation import validate
 
 from agentos.author import Language
 from agentos.errors import CommandError, ExitCode
+from agentos.names import object_name
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 TEMPLATE_NAME = "my-worker"
@@ -52,7 +53,7 @@ def name_fault(name: str, language: Language) -> str | None:
     these take is allowed, unless a cluster would refuse the Worker.
     """
     if not _NAME.fullmatch(name):
-        better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-").lstrip("0123456789-")
+        better = object_name(name).lstrip("0123456789-")
         return (
             f"'{shown(name)}' cannot be the name of a worker: use lower-case letters, digits and '-', a letter first, "
             f"such as {shown(better) if better and better != name else TEMPLATE_NAME}"

@@ -1,6 +1,5 @@
 """``agentos render``: the Worker of a folder, with what it owns and calls filled in."""
 
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -8,23 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentos_contracts.documents import read_documents
 from agentos_contracts.findings import Finding, errors
 from agentos_contracts.manifest import Manifest
 from agentos_contracts.patterns import MAX_PATTERN_LENGTH, Pattern, PatternError, called_pattern, reserved_by
 from agentos_contracts.validation import validate
 from agentos_contracts.worker import MAX_CALLED_PATTERNS, MAX_OWNED_PATTERNS
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from agentos.author.build import reference_of
-from agentos.author.inspecting import Call, Inspection
-from agentos.files import KUBECTL_YAML, MAX_FILE_BYTES
+from agentos.author.inspecting import Call, Inspection, some_of
+from agentos.errors import CommandError
 from agentos.local.fleet import SOURCE_ANNOTATION, LocalWorker
-
-PLACES_SHOWN = 3
-"""Of those where a call was found, in the comment beside it."""
+from agentos.resource_yaml import resource_yaml
 
 
 @dataclass(slots=True)
@@ -66,21 +59,25 @@ def render(
     for part in ("owns", "calls"):
         if not resource["spec"][part]:
             del resource["spec"][part]
-    text = _yaml(resource, calls, "" if ran else "not run: taken from its name")
-    (document,), findings = read_documents(text, max_bytes=MAX_FILE_BYTES, yaml_version=KUBECTL_YAML)
-    assert document.value == resource, "the YAML says something else than was meant"
+    beside = {"calls": [some_of(places) for places in calls.values()]} if calls else {}
+    if not ran:
+        beside["owns"] = ["not run: taken from its name"]
     # What the manifest is warned of was told when it was read.
-    findings += [each for each in validate(resource) if not each.path.startswith("spec.manifest") or errors([each])]
-    return Rendered(text, findings, remarks)
+    findings = [each for each in validate(resource) if not each.path.startswith("spec.manifest") or errors([each])]
+    return Rendered(_yaml(resource, beside), findings, remarks)
+
+
+def _yaml(resource: dict[str, Any], beside: dict[str, list[str]]) -> str:
+    try:
+        return resource_yaml(resource, beside=beside)
+    except ValueError as error:
+        raise CommandError(f"no Worker was written: {error}") from None
 
 
 def relative_source(folder: Path, out: Path | None) -> str:
     """Return a folder's path as the annotation has it: relative to the file, or to the current folder without one."""
     start = out.resolve().parent if out is not None else Path.cwd()
     return os.path.relpath(folder.resolve(), start)
-
-
-# What it owns and calls
 
 
 def _owned(worker: LocalWorker, found: Inspection, remarks: list[str]) -> list[Pattern]:
@@ -144,43 +141,3 @@ def _widened(patterns: list[Pattern], most: int) -> list[Pattern]:
 
 def _any_matches(patterns: Iterable[Pattern], function_id: str) -> bool:
     return any(pattern.matches(function_id) for pattern in patterns)
-
-
-# YAML
-
-
-def _yaml(resource: dict[str, Any], calls: dict[str, list[str]], of_owns: str) -> str:
-    yaml = YAML()
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.width = 4096
-    yaml.representer.ignore_aliases = lambda data: True
-    written: CommentedMap = _plain(resource)
-    spec = written["spec"]
-    if "calls" in spec:
-        for position, places in enumerate(calls.values()):
-            more = f" and {len(places) - PLACES_SHOWN} more" if len(places) > PLACES_SHOWN else ""
-            spec["calls"].yaml_add_eol_comment(", ".join(places[:PLACES_SHOWN]) + more, position, column=0)
-    if of_owns:
-        spec["owns"].yaml_add_eol_comment(of_owns, 0, column=0)
-    stream = io.StringIO()
-    yaml.dump(written, stream)
-    return stream.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """The same for ruamel; texts that YAML 1.1, which kubectl reads, takes for something else are put in quotes."""
-    if isinstance(value, dict):
-        return CommentedMap((_plain(key), _plain(item)) for key, item in value.items())
-    if isinstance(value, list):
-        return CommentedSeq(map(_plain, value))
-    if isinstance(value, str) and value and _is_no_text(value):
-        return DoubleQuotedScalarString(value)
-    return value
-
-
-def _is_no_text(value: str) -> bool:
-    """Whether a text without quotes is something else in YAML 1.1, such as ``on``, ``1_000`` or ``12:30``."""
-    if len(value) > 40 or any(each.isspace() for each in value):
-        return False
-    documents, _ = read_documents(value, max_bytes=1024, yaml_version=KUBECTL_YAML)
-    return not documents or not isinstance(documents[0].value, str)

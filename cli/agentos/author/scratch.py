@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
-from agentos_contracts.manifest import MANIFEST_FILE
 from agentos_engine.bus.tap import Tap
 from agentos_engine.clock import Clock
 
 from agentos.errors import CommandError, ExitCode
+from agentos.files import manifest_path
 from agentos.local.claims import Claims
 from agentos.local.engine import EngineOptions, LocalEngine
 from agentos.local.fleet import Fleet, LocalWorker, load_fleet
@@ -45,7 +45,7 @@ class Log:
 
     def __init__(self, live: bool) -> None:
         self._live = live
-        self._printer = Printer(colours=False, verbose=live)
+        self._printer = Printer(_on_stderr, colours=False, verbose=live)
         self._lines: deque[Callable[[], None]] = deque(maxlen=MAX_LINES)
 
     def output(self, worker: str | None, line: str) -> None:
@@ -59,16 +59,18 @@ class Log:
 
     def show(self, last: int = MAX_LINES) -> None:
         """Print the last lines on stderr, unless all were printed at once."""
-        with contextlib.redirect_stdout(sys.stderr):
-            for line in list(self._lines)[-last:]:
-                line()
+        for line in list(self._lines)[-last:]:
+            line()
 
     def _take(self, line: Callable[[], None]) -> None:
         if self._live:
-            with contextlib.redirect_stdout(sys.stderr):
-                line()
+            line()
         else:
             self._lines.append(line)
+
+
+def _on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,7 @@ def read_worker(folder: Path) -> LocalWorker:
 
     Raises CommandError for a folder without a manifest, and for a manifest with errors.
     """
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        what = f"{folder} has no {MANIFEST_FILE}" if folder.is_dir() else f"there is no folder {folder}"
-        raise CommandError(f"{what}; agentos new worker NAME makes a worker's folder", ExitCode.USAGE)
+    manifest_path(folder)
     fleet = load_fleet([folder], os.environ)
     for remark in fleet.remarks:
         print(remark, file=sys.stderr)

@@ -1,50 +1,39 @@
 """An inspection as tables for people."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
-from agentos.author.inspecting import Inspection
-from agentos.everyday.output import Column, Row, line, table
-
-PLACES_SHOWN = 3
-"""Of those where a call was found."""
+from agentos.author.inspecting import Inspection, some_of
+from agentos.everyday.output import Column, Field, Row, line, table
 
 
 def show(found: Inspection) -> None:
     """Write an inspection to stdout, a table for each kind of thing that there is."""
     title = f"{found.name} {found.version}" if found.version else found.name
     line(f"{title}: {found.description}" if found.description else title)
-    _section("functions", found.functions, _of("ID", "id"), Column("INPUT", _input), _of("DESCRIPTION", "description"))
-    _section("routes", found.routes, _of("METHOD", "method"), _of("PATH", "path"), _of("FUNCTION", "function_id"))
+    _section("functions", found.functions, ("ID", "id"), ("INPUT", _input), ("DESCRIPTION", "description"))
+    _section("routes", found.routes, ("METHOD", "method"), ("PATH", "path"), ("FUNCTION", "function_id"))
     others = [each for each in found.triggers if each["type"] != "http"]
-    _section(
-        "triggers", others, _of("TYPE", "type"), _of("FUNCTION", "function_id"), Column("CONFIG", _compact("config"))
-    )
-    _section("trigger types", found.trigger_types, _of("ID", "id"), _of("DESCRIPTION", "description"))
+    _section("triggers", others, ("TYPE", "type"), ("FUNCTION", "function_id"), ("CONFIG", _config))
+    _section("trigger types", found.trigger_types, ("ID", "id"), ("DESCRIPTION", "description"))
     calls = found.as_json()["calls"]
-    _section("calls", calls, _of("FUNCTION", "function_id"), _of("OF", "of"), Column("FOUND", _places))
+    _section("calls", calls, ("FUNCTION", "function_id"), ("OF", "of"), ("FOUND", lambda row: some_of(row["found"])))
     if found.warnings:
         line("")
         for text in found.warnings:
             line(f"warning: {text}", "yellow")
 
 
-def _section(title: str, rows: list[Row], *columns: Column) -> None:
+def _section(title: str, rows: list[Row], *columns: tuple[str, Field]) -> None:
     line("")
-    if not rows:
-        line(f"no {title}")
-        return
-    line(f"{title}:")
-    table(rows, columns)
+    line(f"{title}:" if rows else f"no {title}")
+    if rows:
+        table(rows, [Column(*column) for column in columns])
 
 
-def _of(title: str, key: str) -> Column:
-    return Column(title, lambda row: row[key] or "")
-
-
-def _compact(key: str) -> Callable[[Row], str]:
-    return lambda row: "" if row[key] is None else json.dumps(row[key], ensure_ascii=False, separators=(",", ":"))
+def _config(row: Row) -> str:
+    config = row["config"]
+    return "" if config is None else json.dumps(config, ensure_ascii=False, separators=(",", ":"))
 
 
 def _input(row: Row) -> str:
@@ -56,8 +45,3 @@ def _input(row: Row) -> str:
     required = schema.get("required")
     needed = required if isinstance(required, list) else []
     return ", ".join(name if name in needed else f"{name}?" for name in properties)
-
-
-def _places(row: Row) -> str:
-    more = len(row["found"]) - PLACES_SHOWN
-    return ", ".join(row["found"][:PLACES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +71,15 @@ def source_files(folder: Path) -> Iterator[Path]:
         )
         for name in sorted(files):
             path = Path(where, name)
-            if path.suffix not in _SUFFIXES or _TEST_FILE.fullmatch(name) or path.is_symlink():
+            if path.suffix not in _SUFFIXES or _TEST_FILE.fullmatch(name):
                 continue
             try:
-                length = path.stat().st_size
+                found = path.lstat()
             except OSError:
                 continue
-            if length > MAX_FILE_BYTES:
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
                 continue
-            count, size = count + 1, size + length
+            count, size = count + 1, size + found.st_size
             if count > MAX_FILES or size > MAX_BYTES:
                 return
             yield path

@@ -1,13 +1,13 @@
 """``agentos test``, ``inspect`` and ``render``: the author's loop."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentos.commands.options import FormOption
 from agentos.errors import CommandError, ExitCode
-from agentos.everyday.forms import DataForm, Form
+from agentos.everyday.forms import Form
 
 if TYPE_CHECKING:
     from agentos.author.inspecting import Inspection
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 MAX_WATCH = 300.0
 """Seconds that a worker is watched at most."""
-
-_DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The worker's folder.")]
 Watch = Annotated[str, typer.Option("--for", metavar="TIME", help="How long its calls are watched, such as 3s.")]
@@ -48,7 +45,7 @@ def run_tests(
 
 def inspect_worker(
     folder: Folder,
-    form: Annotated[Form, typer.Option("--output", "-o", help="Form of the output.")] = Form.TABLE,
+    form: FormOption = Form.TABLE,
     watch: Watch = "3s",
     verbose: Verbose = False,
 ) -> None:
@@ -67,7 +64,7 @@ def inspect_worker(
     elif form is Form.NAME:
         write("".join(f"{each['id']}\n" for each in found.functions))
     else:
-        show_value(found.as_json(), DataForm(form.value))
+        show_value(found.as_json(), form)
 
 
 def render_worker(
@@ -114,19 +111,12 @@ def render_worker(
 def _inspected(worker: "LocalWorker", watch: str, verbose: bool) -> "Inspection":
     from agentos.author.inspecting import inspect
     from agentos.author.scratch import Log, run
+    from agentos.everyday import times
     from agentos.terminal import progress
 
-    seconds = _seconds(watch)
+    seconds = times.seconds(watch, "--for", MAX_WATCH, zero=True)
     with progress(f"running {worker.name} for {seconds:g} s"):
         return run(inspect(worker, Log(verbose), seconds))
-
-
-def _seconds(text: str) -> float:
-    match = _DURATION.fullmatch(text)
-    seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
-    if not 0 <= seconds <= MAX_WATCH:
-        raise CommandError(f"--for {text[:20]}: write a time such as 500ms, 3s or 1m, at most 5m", ExitCode.USAGE)
-    return seconds
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,7 +1,6 @@
 """Completion of function ids, worker and queue names, from the engine on this machine."""
 
 import os
-from typing import Any
 
 import typer
 
@@ -18,14 +17,13 @@ def function(context: typer.Context, incomplete: str) -> list[str]:
 
 def argument(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the rest of a function's id where the shell has split it at its colons, else KEY= of its input."""
-    from agentos.everyday.completion import after_colons, offered
+    from agentos.everyday.completion import offered, split_id
     from agentos.everyday.functions import function_ids, input_keys
 
-    function_id: Any = context.params.get("function_id") or ""
-    given: list[str] = list(context.params.get("arguments") or ())
-    if given[:1] == ["::"] or incomplete.startswith("::"):
-        typed, kept = after_colons([function_id, *given], incomplete)
-        return [name[kept:] for name in offered(_url(context), function_ids, typed)]
+    words = [str(context.params.get("function_id") or ""), *(context.params.get("arguments") or ())]
+    function_id, kept = split_id(words, incomplete)
+    if kept is not None:
+        return [name[kept:] for name in offered(_url(context), function_ids, function_id)]
     keys = offered(_url(context), lambda console: input_keys(console, function_id), incomplete)
     return [f"{key}=" for key in keys]
 

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentos.commands import completing
-from agentos.commands.options import DataFormOption, FormOption, on_engine
+from agentos.commands.options import DataFormOption, FormOption, on_console, on_engine
 from agentos.everyday.forms import DataForm, Form
 
 if TYPE_CHECKING:
+    from agentos.everyday.client import Console
     from agentos.everyday.target import Target
 
 FunctionArgument = Annotated[
@@ -16,9 +17,9 @@ FunctionArgument = Annotated[
 ]
 
 
-@on_engine
+@on_console
 def call(
-    target: "Target",
+    console: "Console",
     function_id: FunctionArgument,
     arguments: Annotated[
         list[str] | None,
@@ -40,41 +41,35 @@ def call(
     came in time.
     """
     from agentos.everyday import functions, times
-    from agentos.everyday.target import console_of
 
     seconds = times.seconds(timeout, "--timeout", most=3600.0)
-    with console_of(target) as console:
-        functions.call(console, function_id, arguments or [], json, seconds, output)
+    functions.call(console, function_id, arguments or [], json, seconds, output)
 
 
-@on_engine
+@on_console
 def functions(
-    target: "Target",
+    console: "Console",
     pattern: Annotated[str | None, typer.Argument(help="A part of the id, or a pattern such as 'wasm::*'.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Those of the engine, and internal ones, too.")] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List functions."""
     from agentos.everyday.functions import show_functions
-    from agentos.everyday.target import console_of
 
-    with console_of(target) as console:
-        show_functions(console, pattern, everything, output)
+    show_functions(console, pattern, everything, output)
 
 
-@on_engine
-def function(target: "Target", function_id: FunctionArgument, output: FormOption = Form.TABLE) -> None:
+@on_console
+def function(console: "Console", function_id: FunctionArgument, output: FormOption = Form.TABLE) -> None:
     """Show a function: worker, triggers, schemas."""
     from agentos.everyday.functions import show_function
-    from agentos.everyday.target import console_of
 
-    with console_of(target) as console:
-        show_function(console, function_id, output)
+    show_function(console, function_id, output)
 
 
-@on_engine
+@on_console
 def workers(
-    target: "Target",
+    console: "Console",
     name: Annotated[str | None, typer.Argument(help="Show this one in full.", autocompletion=completing.worker)] = None,
     everything: Annotated[bool, typer.Option("--all", help="The parts of the engine, too.")] = False,
     output: FormOption = Form.TABLE,
@@ -83,27 +78,23 @@ def workers(
 
     With `agentos up` also those that it has not started yet, or holds back.
     """
-    from agentos.everyday.target import console_of
     from agentos.everyday.workers import show_workers
 
-    with console_of(target) as console:
-        show_workers(console, name, everything, output)
+    show_workers(console, name, everything, output)
 
 
-@on_engine
+@on_console
 def triggers(
-    target: "Target",
+    console: "Console",
     trigger_type: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="Only these, such as http or cron.")
     ] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List which functions are bound to which triggers."""
-    from agentos.everyday.target import console_of
     from agentos.everyday.workers import show_triggers
 
-    with console_of(target) as console:
-        show_triggers(console, trigger_type, output)
+    show_triggers(console, trigger_type, output)
 
 
 @on_engine

@@ -1,17 +1,11 @@
 """``agentos import``."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Output(StrEnum):
-    """Forms of output."""
-
-    TEXT = "text"
-    JSON = "json"
+from agentos.commands.options import TextForm, TextFormOption
 
 
 def import_project(
@@ -27,7 +21,7 @@ def import_project(
         str | None, typer.Option("--namespace", "-n", metavar="NS", help="The Realm's namespace; else its name.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
-    output: Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")] = Output.TEXT,
+    output: TextFormOption = TextForm.TEXT,
 ) -> None:
     """Turn an iii project into a Realm and Workers, and list what could not be carried over.
 
@@ -42,12 +36,12 @@ def import_project(
     try:
         written, remarks = import_files(files, out=out, realm=realm, namespace=namespace, force=force)
     except ImportRefused as refused:
-        if output is Output.JSON:
+        if output is TextForm.JSON:
             typer.echo(as_json([], [], refused.faults))
         else:
             typer.echo("\n".join(f"agentos: {each}" for each in refused.faults), err=True)
         raise typer.Exit(ExitCode.FAILED) from None
-    typer.echo(as_json(written, remarks, []) if output is Output.JSON else as_text(written, remarks))
+    typer.echo(as_json(written, remarks, []) if output is TextForm.JSON else as_text(written, remarks))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentos.commands import completing
-from agentos.commands.options import FormOption, on_engine
+from agentos.commands.options import FormOption, on_console, on_engine
 from agentos.everyday.forms import Form
 
 if TYPE_CHECKING:
+    from agentos.everyday.client import Console
     from agentos.everyday.target import Target
 
 
@@ -55,23 +56,21 @@ def logs(
         show_logs(console, wanted, output)
 
 
-@on_engine
+@on_console
 def traces(
-    target: "Target",
+    console: "Console",
     count: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many of the newest.")] = 20,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List the latest traces."""
-    from agentos.everyday.target import console_of
     from agentos.everyday.traces import show_traces
 
-    with console_of(target) as console:
-        show_traces(console, count, output)
+    show_traces(console, count, output)
 
 
-@on_engine
+@on_console
 def trace(
-    target: "Target",
+    console: "Console",
     trace_id: Annotated[str, typer.Argument(metavar="ID", help="As `agentos traces` lists it.")],
     output: FormOption = Form.TABLE,
 ) -> None:
@@ -79,11 +78,9 @@ def trace(
 
     Who called whom, how long it took, and what failed.
     """
-    from agentos.everyday.target import console_of
     from agentos.everyday.traces import show_trace
 
-    with console_of(target) as console:
-        show_trace(console, trace_id, output)
+    show_trace(console, trace_id, output)
 
 
 def add_to(app: typer.Typer) -> None:

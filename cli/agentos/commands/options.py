@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
@@ -11,6 +12,7 @@ from agentos.errors import CommandError, ExitCode
 from agentos.everyday.forms import DataForm, Form
 
 if TYPE_CHECKING:
+    from agentos.everyday.client import Console
     from agentos.everyday.target import Target
 
 P = ParamSpec("P")
@@ -19,10 +21,18 @@ CONSOLE_URL = "http://127.0.0.1:3113"
 CONSOLE_URL_VARIABLE = "AGENTOS_CONSOLE_URL"
 
 
+class TextForm(StrEnum):
+    """Forms of a report."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 FormOption = Annotated[
     Form, typer.Option("--output", "-o", help="Form of the output; name gives one id a line, for scripts.")
 ]
 DataFormOption = Annotated[DataForm, typer.Option("--output", "-o", help="Form of the output.")]
+TextFormOption = Annotated[TextForm, typer.Option("--output", "-o", help="Form of the output.")]
 
 _TARGET = (
     ("realm", str | None, None, typer.Option("--realm", metavar="NAME", help="A Realm of the cluster.")),
@@ -56,6 +66,19 @@ def on_engine(command: "Callable[Concatenate[Target, P], None]") -> Callable[...
     with_target.__signature__ = inspect.Signature([*own, *ours])  # type: ignore[attr-defined]
     with_target.__annotations__ = {each.name: each.annotation for each in [*own, *ours]}
     return with_target
+
+
+def on_console(command: "Callable[Concatenate[Console, P], None]") -> Callable[..., None]:
+    """The same for a command that needs nothing but the engine's console, which it gets as its first parameter."""
+
+    @functools.wraps(command)
+    def with_console(target: "Target", *args: P.args, **values: P.kwargs) -> None:
+        from agentos.everyday.target import console_of
+
+        with console_of(target) as console:
+            command(console, *args, **values)
+
+    return on_engine(with_console)
 
 
 def _check_text(arguments: Iterable[Any], options: Mapping[str, Any]) -> None:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agentos.commands import completing
-from agentos.commands.options import DataFormOption, FormOption, on_engine
+from agentos.commands.options import DataFormOption, FormOption, on_console
 from agentos.everyday.forms import DataForm, Form
 
 if TYPE_CHECKING:
-    from agentos.everyday.target import Target
+    from agentos.everyday.client import Console
 
 QueueArgument = Annotated[
     str, typer.Argument(metavar="QUEUE", help="A queue or topic.", autocompletion=completing.queue)
@@ -20,38 +20,34 @@ queue = typer.Typer(name="queue", help="Queues, and what failed in them.", no_ar
 
 
 @state.command("list")
-@on_engine
+@on_console
 def state_list(
-    target: "Target",
+    console: "Console",
     scope: Annotated[str | None, typer.Argument(help="List its values; without, the scopes.")] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List scopes, or the values of one."""
     from agentos.everyday.state import list_scopes, list_values
-    from agentos.everyday.target import console_of
 
-    with console_of(target) as console:
-        if scope is None:
-            list_scopes(console, output)
-        else:
-            list_values(console, scope, output)
+    if scope is None:
+        list_scopes(console, output)
+    else:
+        list_values(console, scope, output)
 
 
 @state.command("get")
-@on_engine
-def state_get(target: "Target", scope: str, key: str, output: DataFormOption = DataForm.JSON) -> None:
+@on_console
+def state_get(console: "Console", scope: str, key: str, output: DataFormOption = DataForm.JSON) -> None:
     """Print a value."""
     from agentos.everyday.state import get
-    from agentos.everyday.target import console_of
 
-    with console_of(target) as console:
-        get(console, scope, key, output)
+    get(console, scope, key, output)
 
 
 @state.command("set")
-@on_engine
+@on_console
 def state_set(
-    target: "Target",
+    console: "Console",
     scope: str,
     key: str,
     value: Annotated[str, typer.Argument(metavar="JSON", help="The value: JSON, @FILE, or - for stdin.")],
@@ -59,69 +55,59 @@ def state_set(
 ) -> None:
     """Store a value; prints the old and the new one."""
     from agentos.everyday.state import put
-    from agentos.everyday.target import console_of
 
-    with console_of(target) as console:
-        put(console, scope, key, value, output)
+    put(console, scope, key, value, output)
 
 
 @state.command("delete")
-@on_engine
-def state_delete(target: "Target", scope: str, key: str, output: DataFormOption = DataForm.JSON) -> None:
+@on_console
+def state_delete(console: "Console", scope: str, key: str, output: DataFormOption = DataForm.JSON) -> None:
     """Delete a value; prints what it was."""
     from agentos.everyday.state import delete
-    from agentos.everyday.target import console_of
 
-    with console_of(target) as console:
-        delete(console, scope, key, output)
+    delete(console, scope, key, output)
 
 
 @queue.command("list")
-@on_engine
-def queue_list(target: "Target", output: FormOption = Form.TABLE) -> None:
+@on_console
+def queue_list(console: "Console", output: FormOption = Form.TABLE) -> None:
     """List queues and durable topics with what waits in them."""
     from agentos.everyday.queues import show_queues
-    from agentos.everyday.target import console_of
 
-    with console_of(target) as console:
-        show_queues(console, output)
+    show_queues(console, output)
 
 
 @queue.command("dlq")
-@on_engine
+@on_console
 def queue_dlq(
-    target: "Target",
+    console: "Console",
     name: QueueArgument,
     count: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many of the oldest.")] = 50,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List dead letters: messages whose last attempt has failed."""
     from agentos.everyday.queues import show_dead_letters
-    from agentos.everyday.target import console_of
 
-    with console_of(target) as console:
-        show_dead_letters(console, name, count, output)
+    show_dead_letters(console, name, count, output)
 
 
 @queue.command("redrive")
-@on_engine
+@on_console
 def queue_redrive(
-    target: "Target",
+    console: "Console",
     name: QueueArgument,
     message: Annotated[str | None, typer.Option(metavar="ID", help="Only this one.")] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Run dead letters again, with all their attempts."""
     from agentos.everyday.queues import redrive
-    from agentos.everyday.target import console_of
 
-    with console_of(target) as console:
-        redrive(console, name, message, output)
+    redrive(console, name, message, output)
 
 
-@on_engine
+@on_console
 def stream(
-    target: "Target",
+    console: "Console",
     name: str,
     group: Annotated[str | None, typer.Option("--group", "-g", help="Only this group.")] = None,
     follow: Annotated[
@@ -134,15 +120,13 @@ def stream(
     -f shows what happens in a group; with -o json one event a line.
     """
     from agentos.everyday import streams
-    from agentos.everyday.target import console_of
 
     if follow and group is None:
         raise typer.BadParameter("events are those of one group; name it", param_hint="--group")
-    with console_of(target) as console:
-        if follow and group is not None:
-            streams.follow(console, name, group, output)
-        else:
-            streams.show_items(console, name, group, output)
+    if follow and group is not None:
+        streams.follow(console, name, group, output)
+    else:
+        streams.show_items(console, name, group, output)
 
 
 def add_to(app: typer.Typer) -> None:

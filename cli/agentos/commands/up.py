@@ -23,11 +23,17 @@ def up(
     realm: Annotated[str | None, typer.Option(help="The Realm, when the files have several.")] = None,
     config: Annotated[Path | None, typer.Option(help="An iii config.yaml for the engine.")] = None,
     data_dir: Annotated[Path, typer.Option(help="Folder for what must last.")] = Path(".agentos"),
-    port: Annotated[int | None, typer.Option(help="Port for workers; 0 takes a free one. [49134]")] = None,
-    http_port: Annotated[int | None, typer.Option(help="Port for the workers' HTTP routes. [3111]")] = None,
-    stream_port: Annotated[int | None, typer.Option(help="Port for streams. [3112]")] = None,
-    admin_port: Annotated[int, typer.Option(help="Port for health and metrics.")] = _PORTS["admin"],
-    console_port: Annotated[int, typer.Option(help="Port for the page and the other commands.")] = _PORTS["console"],
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port for workers; 0 takes a free one. [49134]")
+    ] = None,
+    http_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port for the workers' HTTP routes. [3111]")
+    ] = None,
+    stream_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port for streams. [3112]")] = None,
+    admin_port: Annotated[int, typer.Option(min=0, max=65535, help="Port for health and metrics.")] = _PORTS["admin"],
+    console_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port for the page and the other commands.")
+    ] = _PORTS["console"],
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all that the engine logs.")] = False,
 ) -> None:
     """Run an engine and workers on this machine, until Ctrl-C.

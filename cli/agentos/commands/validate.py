@@ -1,16 +1,10 @@
 """``agentos validate``."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-
-class Output(StrEnum):
-    """Forms of output."""
-
-    TEXT = "text"
-    JSON = "json"
+from agentos.commands.options import TextForm, TextFormOption
 
 
 def validate(
@@ -20,7 +14,7 @@ def validate(
             metavar="FILE...", help="Files with Workers, Realms or an iii.worker.yaml; folders to search; - for stdin."
         ),
     ],
-    output: Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")] = Output.TEXT,
+    output: TextFormOption = TextForm.TEXT,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what was skipped, and why.")] = False,
 ) -> None:
     """Say all that is wrong with Workers, Realms and manifests, as the admission webhook would.
@@ -30,7 +24,7 @@ def validate(
     from agentos.validating import as_json, as_text, validate_paths
 
     report = validate_paths(files)
-    typer.echo(as_json(report) if output is Output.JSON else as_text(report, verbose=verbose))
+    typer.echo(as_json(report) if output is TextForm.JSON else as_text(report, verbose=verbose))
     for name, why in report.unreadable:
         typer.echo(f"agentos: cannot read {name}: {why}", err=True)
     raise typer.Exit(report.exit_code)

@@ -2,19 +2,28 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
-import httpx
+# httpx imports its own command line, with rich, pygments and click, when these are installed: a third of all the CPU time
+# that a command costs. It copes with the module being absent.
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
-from agentos.errors import CommandError, ExitCode
-from agentos.everyday.plain import plain
+import httpx  # noqa: E402 (after the line above)
+
+from agentos.errors import CommandError, ExitCode  # noqa: E402
+from agentos.everyday.plain import plain  # noqa: E402
+from agentos.terminal import progress  # noqa: E402
 
 MAX_ANSWER = 128 << 20
 """Bytes of one answer, or of one event."""
 ASK_TIMEOUT = 15.0
 """Seconds for the engine's own functions."""
 CONNECT_TIMEOUT = 5.0
+PROGRESS_AFTER = 1.0
+"""Seconds after which it is said what is waited for."""
 SILENCE = 45.0
 """Seconds without a sign after which a stream of events counts as broken; the engine gives one every 15 s."""
 
@@ -57,9 +66,13 @@ class Console:
         self._margin = margin
         self._connect = min(timeout, CONNECT_TIMEOUT)
         try:
-            # An address on this machine: a proxy in the environment has no business here.
+            # An address on this machine: a proxy in the environment has no business here, and for plain HTTP no
+            # certificates need be read, which costs more CPU time than the call itself.
             self._http = httpx.Client(
-                base_url=url, trust_env=False, timeout=httpx.Timeout(timeout, connect=self._connect)
+                base_url=url,
+                trust_env=False,
+                timeout=httpx.Timeout(timeout, connect=self._connect),
+                verify=urlsplit(url).scheme == "https",
             )
         except (httpx.InvalidURL, ValueError):
             raise CommandError(
@@ -72,7 +85,7 @@ class Console:
 
     def get(self, path: str, **parameters: str | int) -> Any:
         """Return what is at a path of the API."""
-        return self._send("GET", path, params=parameters)
+        return self._send(f"waiting for {self.url}", "GET", path, params=parameters)
 
     def call(self, function_id: str, payload: Any, timeout: float) -> Any:
         """Call a function and return its result; ``timeout`` in seconds. Raises CallFailed for its error."""
@@ -83,7 +96,8 @@ class Console:
             raise CommandError(f"the payload cannot be sent as JSON: {error}", ExitCode.USAGE) from None
         # The engine keeps the time.
         limit = httpx.Timeout(timeout + self._margin, connect=self._connect)
-        answer = self._send("POST", "/api/call", content=content, headers=_JSON, timeout=limit)
+        what = f"calling {plain(function_id)}"
+        answer = self._send(what, "POST", "/api/call", content=content, headers=_JSON, timeout=limit)
         if not isinstance(answer, dict):
             raise self._not_a_console()
         if answer.get("error") is not None:
@@ -138,8 +152,12 @@ class Console:
                     kind, data = "message", []
         raise CommandError(f"the engine at {self.url} has ended", ExitCode.UNREACHABLE)
 
-    def _send(self, method: str, path: str, **options: Any) -> Any:
-        with self._failing(), self._http.stream(method, path, **options) as response:
+    def _send(self, what: str, method: str, path: str, **options: Any) -> Any:
+        with (
+            progress(what, after=PROGRESS_AFTER),
+            self._failing(),
+            self._http.stream(method, path, **options) as response,
+        ):
             body = self._read(response)
             if response.status_code != httpx.codes.OK:
                 raise self._refused(response.status_code, body)
@@ -153,6 +171,8 @@ class Console:
             raise CommandError(self._unreachable, ExitCode.UNREACHABLE) from None
         except httpx.TimeoutException:
             raise CommandError(f"no answer from {self.url} in time", ExitCode.TIMEOUT) from None
+        except httpx.RemoteProtocolError:
+            raise CommandError(f"the engine at {self.url} has gone", ExitCode.UNREACHABLE) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = plain(str(error)) or type(error).__name__
             raise CommandError(f"the connection to {self.url} broke: {reason}", ExitCode.UNREACHABLE) from None

@@ -27,10 +27,16 @@ def offered(url: str | None, ask: Callable[[Console], list[str]], typed: str) ->
     return [name for name in names if name.startswith(typed) and _SAFE.fullmatch(name)]
 
 
-def after_colons(words: list[str], typed: str) -> tuple[str, int]:
-    """Return what is typed of an id, and how many characters of it the shell does not replace.
+def split_id(words: list[str], typed: str) -> tuple[str, int | None]:
+    """Return the id that the words begin with and, while it is typed, how many characters of it the shell keeps.
 
-    Bash takes a colon for the end of a word, so ``wasm::ex`` comes as ``wasm``, ``::`` and ``ex``.
+    Bash takes a colon for the end of a word, so ``wasm::ex`` comes as ``wasm``, ``::`` and ``ex``. The number is None
+    when the id is complete and something else is typed.
     """
-    whole = "".join(words) + typed
-    return whole, len(whole) - len("" if typed.strip(":") == "" else typed)
+    end = 1
+    while words[end : end + 1] == ["::"]:
+        end += 2
+    function_id = "".join(words[:end])
+    if len(words) >= end:
+        return function_id, None
+    return function_id + typed, len(function_id)

@@ -11,13 +11,12 @@ from agentos.everyday.client import CallFailed, Console
 from agentos.everyday.forms import DataForm, Form
 from agentos.everyday.output import Column, Row, fields, show_list, show_value, write
 from agentos.everyday.plain import cell, plain
-from agentos.terminal import progress
 
 NEAREST = 3
 COLUMNS = (
-    Column("FUNCTION", lambda row: row.get("function_id")),
-    Column("WORKER", lambda row: row.get("worker_name")),
-    Column("DESCRIPTION", lambda row: row.get("description")),
+    Column("FUNCTION", "function_id"),
+    Column("WORKER", "worker_name"),
+    Column("DESCRIPTION", "description"),
 )
 
 
@@ -30,18 +29,17 @@ def call(
     if arguments.needs_schema(given):
         schema = info(console, function_id).get("request_schema")
     payload = arguments.payload(given, base, schema)
-    with progress(f"calling {plain(function_id)}", after=1.0):
-        try:
-            result = console.call(function_id, payload, timeout)
-        except CallFailed as error:
-            code = error.code
-            if error.error_code == "function_not_found":
-                # Or it is there, and has itself called one that is not.
-                if function_id not in (known := function_ids(console)):
-                    raise unknown("function", function_id, known) from None
-                code = ExitCode.FAILED
-            trace = f" (agentos trace {plain(error.trace_id)})" if error.trace_id else ""
-            raise CommandError(f"{error}{trace}", code) from None
+    try:
+        result = console.call(function_id, payload, timeout)
+    except CallFailed as error:
+        code = error.code
+        if error.error_code == "function_not_found":
+            # Or it is there, and has itself called one that is not.
+            if function_id not in (known := function_ids(console)):
+                raise unknown("function", function_id, known) from None
+            code = ExitCode.FAILED
+        trace = f" (agentos trace {plain(error.trace_id)})" if error.trace_id else ""
+        raise CommandError(f"{error}{trace}", code) from None
     show_value(result, form)
 
 
@@ -73,15 +71,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> CommandError:
 
 def show_functions(console: Console, pattern: str | None, everything: bool, form: Form) -> None:
     """List functions; ``pattern`` is a glob, or a part of the id."""
-    with progress("asking for the functions", after=1.0):
-        rows = console.listed("engine::functions::list", "functions", include_internal=everything)
+    rows = console.listed("engine::functions::list", "functions", include_internal=everything)
     if not everything:
         rows = [row for row in rows if row.get("worker_name") != "engine"]
     if pattern is not None:
         glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
         rows = [row for row in rows if fnmatch.fnmatchcase(str(row.get("function_id")), glob)]
     nothing = f"no function {'matches' if pattern else 'is there yet'}; --all shows those of the engine, too"
-    show_list(rows, COLUMNS, form, lambda row: row.get("function_id"), nothing)
+    show_list(rows, COLUMNS, form, "function_id", nothing)
 
 
 def show_function(console: Console, function_id: str, form: Form) -> None:
@@ -91,7 +88,7 @@ def show_function(console: Console, function_id: str, form: Form) -> None:
         write(plain(function_id) + "\n")
         return
     if form is not Form.TABLE:
-        show_value(found, DataForm(form.value))
+        show_value(found, form)
         return
     triggers = found.get("registered_triggers")
     bindings = [row for row in triggers if isinstance(row, dict)] if isinstance(triggers, list) else []
@@ -123,12 +120,12 @@ def _show_schema(title: str, schema: object) -> None:
     rows = list(_fields_of(schema))
     if rows:
         columns = (
-            Column("FIELD", lambda row: row["name"]),
-            Column("TYPE", lambda row: row["type"]),
+            Column("FIELD", "name"),
+            Column("TYPE", "type"),
             Column("REQUIRED", lambda row: "yes" if row["required"] else ""),
-            Column("DESCRIPTION", lambda row: row["description"]),
+            Column("DESCRIPTION", "description"),
         )
-        show_list(rows, columns, Form.TABLE, lambda row: row["name"], "")
+        show_list(rows, columns, Form.TABLE, "name", "")
     else:
         show_value(schema, DataForm.YAML)
 

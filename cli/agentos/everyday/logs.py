@@ -1,5 +1,6 @@
 """``agentos logs``: log entries that the engine keeps, or the output of a realm's pods."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from typing import IO, Any
 from agentos.errors import CommandError, ExitCode
 from agentos.everyday.client import Console
 from agentos.everyday.forms import Form
-from agentos.everyday.output import as_json, as_yaml, line, write
+from agentos.everyday.output import as_json, line, show_entry
 from agentos.everyday.plain import block, cell, plain
 from agentos.everyday.realm import Kubectl, child, failure, namespace_of
 from agentos.everyday.times import clock
@@ -38,8 +39,11 @@ class Wanted:
 def show_logs(console: Console, wanted: Wanted, form: Form) -> None:
     """Write the newest entries, oldest first; with ``follow`` also those to come, until the engine goes."""
     if not wanted.follow:
-        for entry in _listed(console, wanted):
+        listed = _listed(console, wanted)
+        for entry in listed:
             _write(entry, form)
+        if not listed and form is Form.TABLE:
+            print("no log entries", file=sys.stderr)
         return
     # Listening begins before the list is asked for, so that nothing falls between; what is in both is shown once.
     with console.events("/api/events", topics="log") as events:
@@ -78,15 +82,9 @@ def _matches(entry: dict[str, Any], wanted: Wanted) -> bool:
 
 
 def _write(entry: dict[str, Any], form: Form) -> None:
-    if form is Form.TABLE:
-        _write_line(entry)
-    elif form is Form.YAML:
-        write("---\n" + as_yaml(entry))
-    else:
-        write(as_json(entry, indent=None))
-
-
-def _write_line(entry: dict[str, Any]) -> None:
+    if form is not Form.TABLE:
+        show_entry(entry, form)
+        return
     at = entry.get("timestamp_unix_nano")
     severity = entry.get("severity_number")
     level = _level(severity if isinstance(severity, int) else 9)
@@ -159,8 +157,7 @@ def _write_pod_line(printed: str, form: Form) -> None:
     if form is Form.TABLE:
         line(f"{cell(pod)}  {plain(text.expandtabs(4))}")
     else:
-        entry = {"pod": pod, "container": container, "text": text}
-        write("---\n" + as_yaml(entry) if form is Form.YAML else as_json(entry, indent=None))
+        show_entry({"pod": pod, "container": container, "text": text}, form)
 
 
 def _read_complaints(stream: IO[str], complaints: list[str]) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Row = dict[str, Any]
+Field = str | Callable[[Row], object]
+"""What is taken of a row: what stands under a key, or what a function makes of it."""
 GAP = "   "
 MIN_LAST = 12
 """Columns of the screen that the last column of a table has, however wide the others are."""
@@ -30,13 +32,11 @@ class Column:
     """A column of a table: its title, what stands in it, and the rich style of that text (none in a pipe)."""
 
     title: str
-    text: Callable[[Row], object]
+    field: Field
     style: Callable[[str], str] = lambda text: ""
 
 
-def show_list(
-    rows: Sequence[Row], columns: Sequence[Column], form: Form, name: Callable[[Row], object], nothing: str
-) -> None:
+def show_list(rows: Sequence[Row], columns: Sequence[Column], form: Form, name: Field, nothing: str) -> None:
     """Write rows; ``name`` gives the id of one, ``nothing`` is what a table says, on stderr, when there are none."""
     if form is Form.TABLE:
         if rows:
@@ -44,15 +44,20 @@ def show_list(
         else:
             print(nothing, file=sys.stderr)
     elif form is Form.NAME:
-        ids = dict.fromkeys(cell(name(row)) for row in rows)
+        ids = dict.fromkeys(_cell(row, name) for row in rows)
         write("".join(f"{each}\n" for each in ids if each))
     else:
-        show_value(list(rows), DataForm(form.value))
+        show_value(list(rows), form)
 
 
-def show_value(value: Any, form: DataForm) -> None:
-    """Write a JSON value, indented."""
-    write(as_json(value) if form is DataForm.JSON else as_yaml(value))
+def show_value(value: Any, form: Form | DataForm) -> None:
+    """Write a JSON value: as YAML, or as JSON, indented."""
+    write(as_yaml(value) if form == DataForm.YAML else as_json(value))
+
+
+def show_entry(value: Any, form: Form) -> None:
+    """Write a JSON value of those that come one by one: as a YAML document, or as JSON in one line."""
+    write("---\n" + as_yaml(value) if form is Form.YAML else as_json(value, indent=None))
 
 
 def as_json(value: Any, *, indent: int | None = 2) -> str:
@@ -82,7 +87,7 @@ def as_yaml(value: Any) -> str:
 
 def table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     """Write a table."""
-    cells = [[cell(column.text(row)) for column in columns] for row in rows]
+    cells = [[_cell(row, column.field) for column in columns] for row in rows]
     if not on_terminal():
         write("".join(aligned([[column.title for column in columns], *cells])))
         return
@@ -102,6 +107,10 @@ def table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     for row in cells:
         drawn.add_row(*(Text(text, style=column.style(text)) for text, column in zip(row, columns, strict=True)))
     terminal().print(drawn)
+
+
+def _cell(row: Row, field: Field) -> str:
+    return cell(row.get(field) if isinstance(field, str) else field(row))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterable[str]:

@@ -2,33 +2,31 @@
 
 from agentos.errors import CommandError, ExitCode
 from agentos.everyday.client import Console
-from agentos.everyday.forms import DataForm, Form
+from agentos.everyday.forms import Form
 from agentos.everyday.functions import unknown
 from agentos.everyday.output import Column, Row, as_json, fields, show_list, show_value
 from agentos.everyday.plain import plain
 from agentos.everyday.times import ago
-from agentos.terminal import progress
 
 COLUMNS = (
-    Column("QUEUE", lambda row: row["name"]),
-    Column("WAITING", lambda row: row["depth"]),
-    Column("CONSUMERS", lambda row: row["consumer_count"]),
-    Column("DEAD", lambda row: row["dlq_depth"], lambda text: "red" if text != "0" else ""),
+    Column("QUEUE", "name"),
+    Column("WAITING", "depth"),
+    Column("CONSUMERS", "consumer_count"),
+    Column("DEAD", "dlq_depth", lambda text: "red" if text != "0" else ""),
 )
 DEAD_COLUMNS = (
-    Column("MESSAGE", lambda row: row.get("id")),
+    Column("MESSAGE", "id"),
     Column("FAILED", lambda row: ago(_milliseconds(row.get("failed_at")))),
-    Column("ATTEMPTS", lambda row: row.get("retries")),
-    Column("ERROR", lambda row: row.get("error")),
+    Column("ATTEMPTS", "retries"),
+    Column("ERROR", "error"),
     Column("PAYLOAD", lambda row: as_json(row.get("payload"), indent=None)),
 )
 
 
 def show_queues(console: Console, form: Form) -> None:
     """List queues and durable topics with what waits in them."""
-    with progress("asking for the queues", after=1.0):
-        rows = [{"name": name, **_statistics(console, name)} for name in names(console)]
-    show_list(rows, COLUMNS, form, lambda row: row["name"], "no queues")
+    rows = [{"name": name, **_statistics(console, name)} for name in names(console)]
+    show_list(rows, COLUMNS, form, "name", "no queues")
 
 
 def names(console: Console) -> list[str]:
@@ -40,23 +38,21 @@ def names(console: Console) -> list[str]:
 
 def show_dead_letters(console: Console, name: str, count: int, form: Form) -> None:
     """List the dead letters of a queue or topic, oldest first. Raises CommandError when there is no such queue."""
-    with progress("asking for the dead letters", after=1.0):
-        rows = _rows(console.ask("engine::queue::dlq_messages", topic=name, limit=count))
-        if not rows:
-            _check(console, name)
-    show_list(rows, DEAD_COLUMNS, form, lambda row: row.get("id"), f"{plain(name)} has no dead letters")
+    rows = _rows(console.ask("engine::queue::dlq_messages", topic=name, limit=count))
+    if not rows:
+        _check(console, name)
+    show_list(rows, DEAD_COLUMNS, form, "id", f"{plain(name)} has no dead letters")
 
 
 def redrive(console: Console, name: str, message: str | None, form: Form) -> None:
     """Run dead letters again: all, or one. Raises CommandError when there is no such queue or dead letter."""
-    with progress("running dead letters again", after=1.0):
-        if message is None:
-            result = console.ask("iii::queue::redrive", queue=name)
-        else:
-            result = console.ask("iii::queue::redrive_message", queue=name, message_id=message)
-        count = result.get("redriven") if isinstance(result, dict) else None
-        if not count:
-            _check(console, name)
+    if message is None:
+        result = console.ask("iii::queue::redrive", queue=name)
+    else:
+        result = console.ask("iii::queue::redrive_message", queue=name, message_id=message)
+    count = result.get("redriven") if isinstance(result, dict) else None
+    if not count:
+        _check(console, name)
     if not count and message is not None:
         raise CommandError(
             f"{plain(name)} has no dead letter {plain(message)}; agentos queue dlq {plain(name)} lists them",
@@ -65,9 +61,9 @@ def redrive(console: Console, name: str, message: str | None, form: Form) -> Non
     if form is Form.TABLE:
         fields([("Queue", name), ("Run again", count or 0)])
     elif form is Form.NAME:
-        show_list([{"name": name}], COLUMNS, form, lambda row: row["name"], "")
+        show_list([{"name": name}], COLUMNS, form, "name", "")
     else:
-        show_value(result, DataForm(form.value))
+        show_value(result, form)
 
 
 def _check(console: Console, name: str) -> None:

@@ -10,10 +10,10 @@ _UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|)")
 
 
-def seconds(text: str, option: str, most: float = MAX_SECONDS) -> float:
+def seconds(text: str, option: str, most: float = MAX_SECONDS, *, zero: bool = False) -> float:
     """Return a length of time such as ``500ms``, ``30s``, ``10m``, ``2h`` in seconds; a bare number is seconds.
 
-    Raises CommandError, which names ``option``, for anything else and for 0 or more than ``most``.
+    Raises CommandError, which names ``option``, for anything else, for more than ``most``, and for 0 unless ``zero``.
     """
     found = _DURATION.fullmatch(text.strip()) if len(text) <= 32 else None
     if found is None:
@@ -21,8 +21,10 @@ def seconds(text: str, option: str, most: float = MAX_SECONDS) -> float:
             f"{option}: {text[:40]!r} is not a length of time; write it as 500ms, 30s, 10m or 2h", ExitCode.USAGE
         )
     value = float(found[1]) * _UNITS[found[2]]
-    if not 0 < value <= most:
-        raise CommandError(f"{option}: {text} is not more than 0 and at most {duration(most)}", ExitCode.USAGE)
+    if value > most or not (value or zero):
+        raise CommandError(
+            f"{option}: {text} is not {'' if zero else 'more than 0 and '}at most {duration(most)}", ExitCode.USAGE
+        )
     return value
 
 

@@ -6,11 +6,10 @@ from typing import Any
 
 from agentos.errors import CommandError, ExitCode
 from agentos.everyday.client import Console
-from agentos.everyday.forms import DataForm, Form
+from agentos.everyday.forms import Form
 from agentos.everyday.output import Column, Row, on_terminal, show_list, show_value, terminal
 from agentos.everyday.plain import cell, plain
 from agentos.everyday.times import ago, duration
-from agentos.terminal import progress
 
 MAX_SPANS = 1000
 """Newest spans in which the latest traces are looked for: what the engine gives at once."""
@@ -21,20 +20,20 @@ MIN_BAR = 10
 MAX_BAR = 60
 
 TRACE_COLUMNS = (
-    Column("TRACE", lambda row: row["trace_id"]),
+    Column("TRACE", "trace_id"),
     Column("STARTED", lambda row: ago(row["started_at"])),
     Column("DURATION", lambda row: duration(row["duration_ms"] / 1000)),
-    Column("SPANS", lambda row: row["spans"]),
-    Column("STATUS", lambda row: row["status"], lambda text: "red" if text == "error" else ""),
-    Column("NAME", lambda row: row["name"]),
+    Column("SPANS", "spans"),
+    Column("STATUS", "status", lambda text: "red" if text == "error" else ""),
+    Column("NAME", "name"),
 )
 SPAN_COLUMNS = (
-    Column("SPAN", lambda row: row["label"]),
-    Column("WORKER", lambda row: row["worker"]),
-    Column("START", lambda row: row["start"]),
-    Column("DURATION", lambda row: row["duration"]),
-    Column("STATUS", lambda row: row["status"]),
-    Column("ERROR", lambda row: row["error"]),
+    Column("SPAN", "label"),
+    Column("WORKER", "worker"),
+    Column("START", "start"),
+    Column("DURATION", "duration"),
+    Column("STATUS", "status"),
+    Column("ERROR", "error"),
 )
 
 
@@ -63,9 +62,8 @@ class Line:
 
 def show_traces(console: Console, count: int, form: Form) -> None:
     """List the latest traces, newest first."""
-    with progress("asking for the traces", after=1.0):
-        spans = console.listed("engine::traces::list", "spans", sort_order="desc", limit=MAX_SPANS)
-    show_list(latest(spans)[:count], TRACE_COLUMNS, form, lambda row: row["trace_id"], "no traces yet")
+    spans = console.listed("engine::traces::list", "spans", sort_order="desc", limit=MAX_SPANS)
+    show_list(latest(spans)[:count], TRACE_COLUMNS, form, "trace_id", "no traces yet")
 
 
 def latest(spans: Sequence[Row]) -> list[Row]:
@@ -95,14 +93,13 @@ def latest(spans: Sequence[Row]) -> list[Row]:
 
 def show_trace(console: Console, trace_id: str, form: Form) -> None:
     """Show one trace. Raises CommandError when there is no such."""
-    with progress("asking for the trace", after=1.0):
-        roots = console.listed("engine::traces::tree", "roots", trace_id=trace_id)
+    roots = console.listed("engine::traces::tree", "roots", trace_id=trace_id)
     if not roots:
         raise CommandError(
             f"there is no trace {plain(trace_id)}; agentos traces lists the latest ones", ExitCode.NOT_FOUND
         )
     if form in (Form.JSON, Form.YAML):
-        show_value(roots, DataForm(form.value))
+        show_value(roots, form)
     elif form is Form.NAME:
         spans = [span for _, span in walk(roots)]
         show_list(spans, (), form, lambda span: span.get("span_id"), "")
@@ -110,7 +107,7 @@ def show_trace(console: Console, trace_id: str, form: Form) -> None:
         draw_waterfall(waterfall(roots))
     else:
         rows = [_plain_row(line) for line in waterfall(roots)]
-        show_list(rows, SPAN_COLUMNS, Form.TABLE, lambda row: row["label"], "")
+        show_list(rows, SPAN_COLUMNS, Form.TABLE, "label", "")
 
 
 def walk(roots: Sequence[Row]) -> Iterator[tuple[int, Row]]:

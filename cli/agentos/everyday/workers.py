@@ -5,40 +5,38 @@ from typing import Any
 
 from agentos.errors import CommandError, ExitCode
 from agentos.everyday.client import Console
-from agentos.everyday.forms import DataForm, Form
+from agentos.everyday.forms import Form
 from agentos.everyday.functions import config_of, unknown
 from agentos.everyday.output import Column, Row, fields, show_list, show_value, write
 from agentos.everyday.times import ago
-from agentos.terminal import progress
 
 _STYLES = {"ready": "green", "available": "green", "failed": "red", "invalid": "red", "unresponsive": "red"}
 COLUMNS = (
-    Column("WORKER", lambda row: row.get("name")),
-    Column("STATE", lambda row: row.get("state"), lambda text: _STYLES.get(text.lower(), "")),
+    Column("WORKER", "name"),
+    Column("STATE", "state", lambda text: _STYLES.get(text.lower(), "")),
     Column("FUNCTIONS", lambda row: _count(row)),
-    Column("CALLS", lambda row: row.get("active_invocations")),
-    Column("RESTARTS", lambda row: row.get("restarts")),
+    Column("IN FLIGHT", "active_invocations"),
+    Column("RESTARTS", "restarts"),
     Column("RUNTIME", lambda row: _runtime(row)),
     Column("CONNECTED", lambda row: ago(row.get("connected_at_ms"))),
     Column("REASON", lambda row: _reason(row)),
 )
 TRIGGER_COLUMNS = (
-    Column("TYPE", lambda row: row.get("trigger_type")),
-    Column("FUNCTION", lambda row: row.get("function_id")),
-    Column("WORKER", lambda row: row.get("worker_name")),
+    Column("TYPE", "trigger_type"),
+    Column("FUNCTION", "function_id"),
+    Column("WORKER", "worker_name"),
     Column("CONFIG", lambda row: config_of(row)),
 )
 
 
 def show_workers(console: Console, name: str | None, everything: bool, form: Form) -> None:
     """List workers, a row for each connection; or show those of one name. Raises CommandError."""
-    with progress("asking for the workers", after=1.0):
-        connected = console.listed("engine::workers::list", "workers")
-        supervised = fleet(console)
+    connected = console.listed("engine::workers::list", "workers")
+    supervised = fleet(console)
     rows = merged(connected, supervised, everything or name is not None)
     if name is None:
         nothing = "no workers yet; --all shows the parts of the engine"
-        show_list(rows, COLUMNS, form, lambda row: row.get("name"), nothing)
+        show_list(rows, COLUMNS, form, "name", nothing)
         return
     found = [row for row in rows if row.get("name") == name]
     if not found:
@@ -48,9 +46,9 @@ def show_workers(console: Console, name: str | None, everything: bool, form: For
             write("\n" if position else "")
             _show(row)
     elif form is Form.NAME:
-        show_list(found, COLUMNS, form, lambda row: row.get("name"), "")
+        show_list(found, COLUMNS, form, "name", "")
     else:
-        show_value(found[0] if len(found) == 1 else found, DataForm(form.value))
+        show_value(found[0] if len(found) == 1 else found, form)
 
 
 def fleet(console: Console) -> list[Row]:
@@ -85,10 +83,9 @@ def merged(connected: Iterable[Row], supervised: Iterable[Row], everything: bool
 
 def show_triggers(console: Console, trigger_type: str | None, form: Form) -> None:
     """List which functions are bound to which triggers."""
-    with progress("asking for the triggers", after=1.0):
-        rows = console.listed("engine::registered-triggers::list", "registered_triggers", trigger_type=trigger_type)
+    rows = console.listed("engine::registered-triggers::list", "registered_triggers", trigger_type=trigger_type)
     rows.sort(key=lambda row: (str(row.get("trigger_type")), str(row.get("function_id"))))
-    show_list(rows, TRIGGER_COLUMNS, form, lambda row: row.get("id"), "no triggers")
+    show_list(rows, TRIGGER_COLUMNS, form, "id", "no triggers")
 
 
 def _show(row: Row) -> None:

@@ -3,7 +3,9 @@
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from agentos_contracts.effective import is_simple_command
@@ -28,6 +30,9 @@ _ASSIGNMENT = re.compile(
 _WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|[^\s"';|&()<>])+""")
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*")
 _QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+_OF_LOGINS = frozenset({"-u", "--user"})
+_LOGIN = re.compile(r"[^:$]+:(?!\d+$).+")
+"""A name and a password, as of curl; not the ids of a user and a group."""
 _NAMED = re.compile(r"(--?[A-Za-z][\w-]*|[A-Za-z_]\w*)=(.+)", re.DOTALL)
 _PLAIN_WORD = re.compile(r"[\w@%+=:,./-]+|[\w@%+=:,.${}\"-]+")
 """A word that means the same in another folder. One with a variable in it must not look like a path."""
@@ -49,8 +54,8 @@ class Command:
     variables: list[str] = field(default_factory=list)
 
 
-def take_apart(text: str, root: Path) -> Command:
-    """Take a command of a ``config.yaml`` apart that is run in ``root``.
+def take_apart(text: str, root: Path, known: Sequence[str] = ()) -> Command:
+    """Take a command of a ``config.yaml`` apart that is run in ``root``; ``known``: variables that have a secret already.
 
     ``${NAME}`` and ``${NAME:default}`` in it are put in by iii when the file is read; here the shell does it.
     """
@@ -63,7 +68,7 @@ def take_apart(text: str, root: Path) -> Command:
             command.folder, command.script = folder.resolve(), found[4].strip()
     _take_assignments(command)
     _leave_to_shell(command)
-    command.script, hidden = without_secrets(command.script)
+    command.script, hidden = without_secrets(command.script, known)
     command.secrets += [name for name in hidden if name not in command.secrets]
     if command.folder is None:
         _move(command, root)
@@ -79,19 +84,26 @@ def in_folder(command: Command, root: Path, folder: Path) -> str:
     return f"(cd {shlex.quote(relative)} && {script})"
 
 
-def without_secrets(script: str) -> tuple[str, list[str]]:
-    """Return a script with ``"$NAME"`` in place of what may be a secret, and the names."""
+def without_secrets(script: str, known: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """Return a script with ``"$NAME"`` in place of what may be a secret, and the names.
+
+    Where the script has no name for one it gets a new one, which is none of the ``known``.
+    """
     names: list[str] = []
-    return _without_secrets(script, names, '"'), names
+    return _without_secrets(script, names, '"', known), names
 
 
-def _without_secrets(script: str, names: list[str], quote: str) -> str:
+def _without_secrets(script: str, names: list[str], quote: str, known: Sequence[str]) -> str:
     before = ""
 
     def variable(name: str) -> str:
         if name not in names:
             names.append(name)
         return f"{quote}${name}{quote}"
+
+    def unnamed() -> str:
+        numbered = (f"CREDENTIAL_{number}" for number in count(1))
+        return variable(next(name for name in numbered if name not in names and name not in known))
 
     def word(match: re.Match[str]) -> str:
         nonlocal before
@@ -103,13 +115,14 @@ def _without_secrets(script: str, names: list[str], quote: str) -> str:
         if _OPTION.fullmatch(option) and name_is_secret(option) and not value.startswith(("-", "$")):
             return variable(_variable_name(option))
         if _QUOTED.fullmatch(text) and any(each.isspace() for each in value):  # it may be a script, as of sh -c
-            known = len(names)
-            inner = _without_secrets(text[1:-1], names, quote if text[0] == "'" else "")
+            before_it = len(names)
+            inner = _without_secrets(text[1:-1], names, quote if text[0] == "'" else "", known)
             if not value_is_secret(inner):
                 return f"{text[0]}{inner}{text[0]}"
-            del names[known:]
-            return variable(f"CREDENTIAL_{len(names) + 1}")
-        return variable(f"CREDENTIAL_{len(names) + 1}") if value_is_secret(value) else text
+            del names[before_it:]
+            return unnamed()
+        is_login = option in _OF_LOGINS and _LOGIN.fullmatch(value) is not None
+        return unnamed() if is_login or value_is_secret(value) else text
 
     return _WORD.sub(word, script)
 

@@ -12,7 +12,7 @@ from agentos_engine.config_file.document import read
 from agentos_engine.config_file.findings import Findings
 from agentos_engine.config_file.section import Section
 
-from agentos.files import text_of
+from agentos.files import Unreadable, text_of
 from agentos.importing.commands import within, without_secrets
 from agentos.importing.credentials import is_secret
 from agentos.importing.folders import image_of, keep_secrets_out, manifest_in
@@ -155,7 +155,7 @@ class _Reader:
     ) -> None:
         scripts = draft.manifest["scripts"]
         if before is not None:
-            before, hidden = without_secrets(before)
+            before, hidden = without_secrets(before, draft.secrets)
             draft.secrets += [name for name in hidden if name not in draft.secrets]
             # In lines of its own: it may end in a comment.
             first = f"(\n{before}\n)" if "#" in before or "\n" in before else f"({before})"
@@ -213,7 +213,7 @@ class _Reader:
         if within(path, self._root) and os.path.isfile(path):
             try:
                 text = text_of(str(path))
-            except (OSError, ValueError):
+            except Unreadable:
                 text = None
         if text is None:
             what = "a file of variables is not in the project, or cannot be read"

@@ -34,7 +34,9 @@ def add_worker(commands: list[tuple[int, str]], path: str, root: Path, notes: No
     manifest = manifest_in(folder, root, shown)
     name = manifest["name"] if manifest else name_for(command.script, folder, root)
     image = image_of(manifest) if manifest else None
-    draft = Draft(where, name, notes.file, line, where, folder, manifest or {"iii": "v1"}, image)
+    draft = Draft(
+        where, name, notes.file, line, where, folder, manifest or {"iii": "v1"}, image, secrets=command.secrets
+    )
     keep_secrets_out(draft, notes, shown)
     scripts: dict[str, Any] = {**(draft.manifest.get("scripts") or {})}
     if scripts.get("start") not in (None, command.script):
@@ -45,7 +47,6 @@ def add_worker(commands: list[tuple[int, str]], path: str, root: Path, notes: No
         instead = f"agentos up hands it on from its own environment; for a cluster add {variable} to spec.env"
         notes.add(line, where, what, instead)
     draft.env = command.env
-    draft.secrets += [each for each in command.secrets if each not in draft.secrets]
     _install(first, draft, root, scripts, notes, f"{path}.config.exec")
     draft.manifest["scripts"] = {**scripts, "start": command.script}
     project.drafts.append(draft)
@@ -62,7 +63,7 @@ def _install(
             what = "a command before the last is not carried over: the manifest has a scripts.install of its own"
             notes.add(line, f"{where}[{index}]", what, "add the command there if it does not do the same")
             continue
-        command = take_apart(text, root)
+        command = take_apart(text, root, draft.secrets)
         draft.secrets += [each for each in command.secrets if each not in draft.secrets]
         parts.append(in_folder(command, root, draft.folder))
         what = "a command before the last becomes scripts.install: it is not run at each start"

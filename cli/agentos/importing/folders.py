@@ -4,13 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agentos_contracts.documents import read_documents
-from agentos_contracts.findings import Finding, errors
-from agentos_contracts.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, read_manifest, validate_manifest
+from agentos_contracts.findings import errors
+from agentos_contracts.manifest import MANIFEST_FILE, Manifest
 
 from agentos.author.build import reference_of
 from agentos.errors import CommandError
-from agentos.files import text_of
+from agentos.files import Unreadable, checked_manifest, text_of
 from agentos.importing.commands import within, without_secrets
 from agentos.importing.credentials import is_secret
 from agentos.importing.project import Draft, ImportRefused, Notes, Remark
@@ -24,23 +23,14 @@ def manifest_in(folder: Path, root: Path, shown: str) -> dict[str, Any] | None:
     path = folder / MANIFEST_FILE
     if not within(path, root) or not os.path.isfile(path):
         return None
-    name = f"{shown}/{MANIFEST_FILE}" if shown not in ("", ".") else MANIFEST_FILE
+    name = _manifest_name(shown)
     try:
         text = text_of(str(path))
-    except OSError as error:
-        reason = error.strerror or "it cannot be opened"
-        raise ImportRefused([Remark(name, 0, "", f"cannot be read: {reason}", "make it readable")]) from None
-    except ValueError as error:
+    except Unreadable as error:
         raise ImportRefused([Remark(name, 0, "", f"cannot be read: {error}", "is it the right file?")]) from None
-    manifest, found = read_manifest(text)
-    if manifest is None:
-        raise ImportRefused(_faults(name, found))
-    documents, _ = read_documents(text, max_bytes=MAX_MANIFEST_BYTES)
-    faults = errors(validate_manifest(manifest, ""))
-    if faults:
-        raise ImportRefused(
-            Remark(name, documents[0].line_of(each.path), each.path, each.message, "") for each in faults
-        )
+    manifest, found = checked_manifest(text)
+    if faults := errors(found):
+        raise ImportRefused(Remark(name, each.line or 0, each.path, each.message, "") for each in faults)
     return manifest
 
 
@@ -55,10 +45,10 @@ def image_of(manifest: dict[str, Any]) -> str | None:
 def keep_secrets_out(draft: Draft, notes: Notes, shown: str) -> None:
     """Take what may be a secret out of a draft's manifest, and remark that its configuration is not handed on."""
     manifest = draft.manifest
-    where = f"{shown}/{MANIFEST_FILE}" if shown not in ("", ".") else MANIFEST_FILE
     env = manifest.get("env") or {}
     for name in [name for name, value in env.items() if is_secret(name, value)]:
-        draft.secrets.append(name)
+        if name not in draft.secrets:
+            draft.secrets.append(name)
     if kept := {name: value for name, value in env.items() if name not in draft.secrets}:
         manifest["env"] = kept
     else:
@@ -67,13 +57,13 @@ def keep_secrets_out(draft: Draft, notes: Notes, shown: str) -> None:
         scripts = dict(manifest["scripts"])
         for key, script in scripts.items():
             if script is not None:
-                scripts[key], hidden = without_secrets(script)
+                scripts[key], hidden = without_secrets(script, draft.secrets)
                 draft.secrets += [name for name in hidden if name not in draft.secrets]
         manifest["scripts"] = scripts
     if manifest.pop("config", None) is not None:  # not handed on anyway, and it may hold anything
-        what = f"config of {where} is not handed to the worker"
+        what = f"config of {_manifest_name(shown)} is not handed to the worker"
         notes.add(draft.line, draft.path, what, "give it in spec.env, or by configuration::set")
 
 
-def _faults(name: str, found: list[Finding]) -> list[Remark]:
-    return [Remark(name, each.line or 0, each.path, each.message, "") for each in found]
+def _manifest_name(shown: str) -> str:
+    return MANIFEST_FILE if shown in ("", ".") else f"{shown}/{MANIFEST_FILE}"

@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from agentos_engine.config_file.document import MAX_SIZE
-
 from agentos.errors import CommandError, ExitCode
+from agentos.files import Unreadable, text_of
 from agentos.importing.compose import read_compose
 from agentos.importing.config_yaml import read_config
 from agentos.importing.project import ImportRefused, Project, Remark
-from agentos.importing.resources import File, make_files, object_name, without_doubles
+from agentos.importing.resources import File, make_files, without_doubles
+from agentos.names import object_name
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CONTAINERS = re.compile(r"^(containers|\"containers\"|'containers')\s*:", re.MULTILINE)
@@ -89,15 +89,9 @@ def _plain(remarks: list[Remark]) -> list[dict[str, Any]]:
 
 def _text_of(name: str) -> str:
     try:
-        # Without waiting for the other end of a pipe that nobody writes to.
-        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            data = file.read(MAX_SIZE + 1) or b""
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise CommandError(f"{name}: cannot be read: {error.strerror or error}", ExitCode.USAGE) from None
-    except UnicodeDecodeError:
-        raise CommandError(f"{name}: cannot be read: it is not UTF-8 text", ExitCode.USAGE) from None
+        return text_of(name)
+    except Unreadable as error:
+        raise CommandError(f"{name}: cannot be read: {error}", ExitCode.USAGE) from None
 
 
 def _write(files: list[File], out: Path, *, force: bool) -> list[str]:

@@ -1,30 +1,27 @@
 """Makes the Realm and the Workers of a project, and says what they still need."""
 
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentos_contracts.documents import read_documents
 from agentos_contracts.findings import errors
 from agentos_contracts.manifest import BUILT_IN_WORKERS, DROPPED_ENV, FORBIDDEN_NAMES
 from agentos_contracts.resource import API_VERSION
 from agentos_contracts.validation import validate
 from agentos_contracts.worker import ENGINE_NAME
 
-from agentos.files import KUBECTL_YAML, MAX_FILE_BYTES
 from agentos.importing.project import Draft, ImportRefused, Project, Remark
-from agentos.importing.yaml_text import yaml_text
 from agentos.local.fleet import SOURCE_ANNOTATION
+from agentos.names import MAX_LENGTH, object_name
+from agentos.resource_yaml import resource_yaml
 
 REALM_FILE = "realm.yaml"
 STORAGE_SIZE = "1Gi"
 MAX_WORKERS = 500
 """Most that are made at once."""
-_MAX_NAME = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +58,6 @@ def make_files(project: Project, *, sources: list[str], realm: str, namespace: s
     return files
 
 
-def object_name(text: str) -> str:
-    """Return a text as a name that Kubernetes takes: lower-case letters, digits and hyphens, at most 63."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_MAX_NAME].strip("-")
-
-
 def _unique(wanted: Iterable[str]) -> list[str]:
     """Return valid names, each once: the second of a name has -2 at its end, and so on."""
     taken = {ENGINE_NAME}
@@ -75,7 +67,7 @@ def _unique(wanted: Iterable[str]) -> list[str]:
         number = 1
         while name in taken:
             number += 1
-            name = f"{base[: _MAX_NAME - len(str(number)) - 1]}-{number}"
+            name = f"{base[: MAX_LENGTH - len(str(number)) - 1]}-{number}"
         taken.add(name)
         found.append(name)
     return found
@@ -86,7 +78,7 @@ def _manifest_names(drafts: list[Draft], names: list[str]) -> dict[tuple[str, st
     found = {}
     for draft, name in zip(drafts, names, strict=True):
         own = str(draft.manifest.get("name") or name)
-        found[draft.file, draft.key] = f"my-{name}"[:_MAX_NAME] if own.lower() in FORBIDDEN_NAMES else own
+        found[draft.file, draft.key] = f"my-{name}"[:MAX_LENGTH] if own.lower() in FORBIDDEN_NAMES else own
     return found
 
 
@@ -195,11 +187,10 @@ def _checked(resource: dict[str, Any], comments: list[str], file: str, line: int
         raise ImportRefused(
             Remark(file, line, path, f"makes no valid {resource['kind']}: {each}", "") for each in found
         )
-    text = yaml_text(resource, comments)
-    documents, found = read_documents(text, max_bytes=MAX_FILE_BYTES, yaml_version=KUBECTL_YAML)
-    if found or documents[0].value != resource:
-        raise ImportRefused([Remark(file, line, path, "has characters that YAML cannot carry", "remove them")])
-    return text
+    try:
+        return resource_yaml(resource, heading=comments)
+    except ValueError as error:
+        raise ImportRefused([Remark(file, line, path, str(error), "remove them")]) from None
 
 
 def without_doubles(remarks: list[Remark]) -> list[Remark]:

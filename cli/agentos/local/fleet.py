@@ -12,7 +12,7 @@ from agentos_contracts.assign import patterns_of
 from agentos_contracts.documents import Document, read_documents
 from agentos_contracts.effective import Effective, effective, is_simple_command
 from agentos_contracts.findings import Finding, Severity, errors, shown
-from agentos_contracts.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest, read_manifest, validate_manifest
+from agentos_contracts.manifest import MANIFEST_FILE, Manifest, read_manifest, validate_manifest
 from agentos_contracts.model_findings import at
 from agentos_contracts.patterns import Pattern
 from agentos_contracts.resource import API_VERSION
@@ -23,6 +23,8 @@ from agentos.errors import CommandError, ExitCode
 from agentos.files import (
     KUBECTL_YAML,
     MAX_FILE_BYTES,
+    Unreadable,
+    checked_manifest,
     has_resources,
     is_manifest_file,
     resources_in,
@@ -30,11 +32,11 @@ from agentos.files import (
     yaml_files,
 )
 from agentos.local.environment import MissingValue, Sources, data_of
+from agentos.names import object_name
 
 SOURCE_ANNOTATION = "agentos.dev/source"
 """Names the folder of a Worker's code, relative to the YAML file, when it is not the file's own."""
 
-_NOT_IN_NAMES = re.compile(r"[^a-z0-9-]+")
 _KIT_COMMAND = "agentos-worker"
 _VALUES = re.compile(r"kind[\"']?\s*:\s*[\"']?(ConfigMap|Secret)\b")
 """What a Worker's variables may come from; it takes long to read the YAML of everything else."""
@@ -106,13 +108,6 @@ def load_fleet(
     for path in paths:
         reader.read(Path(path), may_be_gone=again)
     return reader.fleet(surroundings, realm)
-
-
-def worker_of_folder(folder: Path) -> tuple[dict[str, Any] | None, list[Remark]]:
-    """Return the Worker of a folder with an ``iii.worker.yaml``, None when that has errors, and what is to be said."""
-    path = folder / MANIFEST_FILE
-    manifest, remarks = _manifest(path)
-    return (None if manifest is None else _bare_worker(manifest)), remarks
 
 
 @dataclass(slots=True)
@@ -203,11 +198,10 @@ class _Reader:
             return
         try:
             text = text_of(str(path))
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+        except Unreadable as error:
             # Of a file that was only come across nobody knows whether it is for us.
             severity = Severity.ERROR if asked_for else Severity.WARNING
-            self._fleet.remarks.append(Remark(_shown(path), severity, f"cannot be read: {reason}"))
+            self._fleet.remarks.append(Remark(_shown(path), severity, f"cannot be read: {error}"))
             return
         if not (asked_for or has_resources(text) or _VALUES.search(text)):
             return
@@ -344,21 +338,16 @@ def kit_target(spec: WorkerSpec, manifest: Manifest, folder: Path) -> str | None
 def _manifest(path: Path) -> tuple[dict[str, Any] | None, list[Remark]]:
     origin = _shown(path)
     try:
-        text = text_of(str(path))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        return None, [Remark(origin, Severity.ERROR, f"cannot be read: {reason}")]
-    manifest, findings = read_manifest(text)
-    if manifest is not None:
-        documents, _ = read_documents(text, max_bytes=MAX_MANIFEST_BYTES)
-        findings = [replace(each, line=documents[0].line_of(each.path)) for each in validate_manifest(manifest, "")]
+        manifest, findings = checked_manifest(text_of(str(path)))
+    except Unreadable as error:
+        return None, [Remark(origin, Severity.ERROR, f"cannot be read: {error}")]
     remarks = [Remark(f"{origin}:{each.line or 1}", each.severity, str(each)) for each in findings]
     return (None if errors(findings) else manifest), remarks
 
 
 def _bare_worker(manifest: dict[str, Any]) -> dict[str, Any]:
     """The Worker that a manifest alone stands for."""
-    name = _NOT_IN_NAMES.sub("-", manifest["name"].lower()).strip("-") or "worker"
+    name = object_name(manifest["name"]) or "worker"
     image = f"localhost/{name}:{manifest.get('version') or 'dev'}"
     return {
         "apiVersion": API_VERSION,

@@ -2,9 +2,12 @@
 
 import json
 import os
+import queue
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +17,10 @@ _COLOURS = (36, 35, 34, 32, 33, 96, 95, 94)
 _DIM, _RED, _YELLOW, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
 _SEQUENCE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])")
 """What a program sends to a terminal for colours and the like; a worker's must not reach it."""
+MAX_WAITING = 10_000
+"""Lines that wait for a terminal that takes none."""
+FLUSH_SECONDS = 2.0
+"""Seconds that the end waits for such a terminal."""
 _LEVELS = ("trace", "debug", "info", "warn", "error")
 
 Keep = Callable[[str, str, str], object]
@@ -25,12 +32,15 @@ _OF_THE_KIT = ("iii.", "agentos_workers.kit.", "agentos_workers.host")
 
 
 class Printer:
-    """Prints to stdout: with colours on a terminal, plain otherwise.
+    """Makes lines for people, with colours or plain; ``write`` gets each.
 
     ``verbose``: also what the kit tells of its work; ``keep`` gets all that workers print.
     """
 
-    def __init__(self, *, colours: bool, verbose: bool = False, keep: Keep | None = None) -> None:
+    def __init__(
+        self, write: Callable[[str], object], *, colours: bool, verbose: bool = False, keep: Keep | None = None
+    ) -> None:
+        self._write = write
         self._colours = colours
         self._verbose = verbose
         self._width = 12
@@ -40,7 +50,7 @@ class Printer:
     def say(self, text: str, level: str = "info") -> None:
         """Print a text of ours."""
         for line in text.splitlines():
-            _write(self._coloured(level, _plain(line)))
+            self._write(self._coloured(level, _plain(line)))
 
     def report(self, worker: str, text: str) -> None:
         """Print what becomes of a worker."""
@@ -67,12 +77,12 @@ class Printer:
         text = _plain(text)
         if not self._colours:
             mark = "*" if ours else "|"
-            _write(f"{worker:{self._width}} {mark} {text}")
+            self._write(f"{worker:{self._width}} {mark} {text}")
             return
         number = self._numbers.setdefault(worker, len(self._numbers))
         colour = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m"
         mark = "●" if ours else "│"
-        _write(f"{colour}{worker:{self._width}} {mark}{_RESET} {self._coloured(level, text)}")
+        self._write(f"{colour}{worker:{self._width}} {mark}{_RESET} {self._coloured(level, text)}")
 
     def _coloured(self, level: str, text: str) -> str:
         colour = {"error": _RED, "warn": _YELLOW, "debug": _DIM, "trace": _DIM}.get(level)
@@ -104,11 +114,43 @@ def _plain(text: str) -> str:
     return "".join(each if each.isprintable() or each == "\t" else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
-def _write(line: str) -> None:
-    try:
-        print(line, flush=True)
-    except OSError:  # nobody reads it any more, such as | head: that is the end
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        signal.raise_signal(signal.SIGTERM)
+class Writer:
+    """Writes lines to stdout in a thread: a terminal that is stopped (Ctrl-S) must not stop the engine."""
+
+    def __init__(self) -> None:
+        self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING)
+        self._dropped = 0
+        threading.Thread(target=self._run, name="printing", daemon=True).start()
+
+    def write(self, line: str) -> None:
+        """Write a line as soon as the terminal takes it; with too many waiting it is left out, and that is told."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Return when all is written, or the terminal has not taken it for FLUSH_SECONDS."""
+        until = time.monotonic() + FLUSH_SECONDS
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.005)
+
+    def _run(self) -> None:
+        while True:
+            line = self._lines.get()
+            dropped, self._dropped = self._dropped, 0
+            try:
+                # Past Python's buffer: its lock, held by a thread that waits for a terminal, would hold up the end.
+                _write(f"({dropped} lines are left out here)\n{line}\n" if dropped else f"{line}\n")
+            except OSError:  # nobody reads it any more, such as | head: that is the end
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, sys.stdout.fileno())
+                os.close(nowhere)
+                os.kill(os.getpid(), signal.SIGTERM)
+            self._lines.task_done()
+
+
+def _write(text: str) -> None:
+    data = memoryview(text.encode(sys.stdout.encoding or "utf-8", errors="replace"))
+    while data:
+        data = data[os.write(sys.stdout.fileno(), data) :]

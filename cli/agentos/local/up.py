@@ -17,8 +17,9 @@ import uvloop
 
 from agentos.errors import CommandError, ExitCode
 from agentos.local.host import Host
-from agentos.local.printing import Printer, level_of
+from agentos.local.printing import Printer, Writer, level_of
 from agentos.local.process import child_environment, kill_all
+from agentos.terminal import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,19 +59,21 @@ def run(options: UpOptions) -> None:
     """Run until SIGINT, SIGTERM or SIGHUP; a second one ends all at once. Raises CommandError when it cannot start."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # not every terminal has every character
+    writer = Writer()
+    printer = Printer(writer.write, colours=options.colours, verbose=options.verbose)
     try:
-        uvloop.run(_up(options))
+        uvloop.run(_up(options, printer))
     finally:
         kill_all()
+        writer.flush()
 
 
-async def _up(options: UpOptions) -> None:
+async def _up(options: UpOptions, printer: Printer) -> None:
     began, since = time.monotonic(), time.time()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, _stop, stopping)
-    printer = Printer(colours=options.colours, verbose=options.verbose)
     host = None
     if not options.isolate:
         # It imports what Python workers need while this process does the same for the engine.
@@ -119,7 +122,7 @@ async def _up(options: UpOptions) -> None:
     for each in work:
         each.cancel()
     in_flight = engine.engine.bus.calls.invocations.in_flight
-    printer.say("stopping" + (f": letting {_counted(in_flight, 'call')} end" if in_flight else ""))
+    printer.say("stopping" + (f": letting {counted(in_flight, 'call')} end" if in_flight else ""))
     asyncio.get_running_loop().call_later(SLOW_END, printer.say, "workers are still ending; Ctrl-C again kills them")
     await supervisor.stop()
     await engine.stop()
@@ -149,16 +152,12 @@ def _tell_start(supervisor: "Supervisor", printer: Printer, began: float) -> Non
     failing = len(rows) - len(ready) - waiting
     others = (f", {waiting} waiting" if waiting else "") + (f", {failing} not running" if failing else "")
     took = f"{time.monotonic() - began:.1f} s"
-    printer.say(f"{_counted(len(ready), 'worker')} ready with {_counted(functions, 'function')}{others}, {took}")
+    printer.say(f"{counted(len(ready), 'worker')} ready with {counted(functions, 'function')}{others}, {took}")
 
 
 def _tell_remarks(printer: Printer, remarks: "Iterable[Remark]") -> None:
     for remark in remarks:
         printer.say(str(remark), "error" if remark.severity == "error" else "warn")
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 async def _follow(options: UpOptions, fleet: "Fleet", supervisor: "Supervisor", printer: Printer, since: float) -> None:

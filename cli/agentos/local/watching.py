@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ _CODE = frozenset(
 )
 """Endings of files that are written by people: what a worker writes while it runs must not start it anew."""
 _NAMES = frozenset({"package.json", "requirements.txt", ".env"})
+_TEST = re.compile(r"(test_.*|.*_test|.*\.(test|spec)|conftest)\.[a-z]+")
+"""Names of files with tests, which no worker runs."""
 
 
 class WatchError(Exception):
@@ -35,6 +38,7 @@ class SourceFilter(DefaultFilter):
             return True
         # What is written into a new folder at once comes before anybody watches that.
         counts = name.suffix in _CODE or name.name in _NAMES or (change is Change.added and name.is_dir())
+        counts = counts and not _TEST.fullmatch(name.name)
         depth = max((len(folder.parts) for folder in self._folders if name.is_relative_to(folder)), default=0)
         return counts and super().__call__(change, os.path.join("", *name.parts[depth:]))
 
