@@ -259,6 +259,7 @@ def test_completion_offers_functions_workers_and_queues_that_are_safe_for_a_shel
 
 
 def test_completion_goes_on_after_the_colons_at_which_bash_splits(agentos: Command):
+    assert completions(agentos, "call", "greet", "::") == ["::bye", "::hello"]
     assert completions(agentos, "call", "greet", "::", "h") == ["hello"]
     assert completions(agentos, "call", "greet::hello", "n") == ["name="]
     assert completions(agentos, "call", "greet", "::", "hello", "n") == ["name="]

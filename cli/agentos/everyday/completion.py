@@ -37,6 +37,6 @@ def split_id(words: list[str], typed: str) -> tuple[str, int | None]:
     while words[end : end + 1] == ["::"]:
         end += 2
     function_id = "".join(words[:end])
-    if len(words) >= end:
+    if len(words) >= end and typed != "::":
         return function_id, None
     return function_id + typed, len(function_id)
