@@ -169,6 +169,7 @@ async def _follow(options: UpOptions, fleet: "Fleet", supervisor: "Supervisor", 
     told = ""
     while True:
         watched = set(fleet.watched)
+        there = _existing(watched)
         try:
             async with contextlib.aclosing(changes(watched, since)) as found:
                 async for changed in found:
@@ -184,13 +185,18 @@ async def _follow(options: UpOptions, fleet: "Fleet", supervisor: "Supervisor", 
                     _keep_what_is_broken(fleet, newer)
                     fleet = newer
                     supervisor.apply(fleet, changed)
-                    if fleet.watched != watched:
+                    # A folder that was moved away is still what is watched, wherever it is now.
+                    if fleet.watched != watched or changed & watched or _existing(watched) != there:
                         break
         except WatchError as error:
             if str(error) != told:
                 printer.say(str(error), "error")
             told = str(error)
             await asyncio.sleep(WATCH_AGAIN)
+
+
+def _existing(paths: "Iterable[Path]") -> set[Path]:
+    return {each for each in paths if each.exists()}
 
 
 def _keep_what_is_broken(fleet: "Fleet", newer: "Fleet") -> None:
