@@ -12,7 +12,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MEMBERS := contracts engine operator workers cli
 CLUSTER := $(PYTHON) -m tests.cluster
-PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+LONG ?=
 
 .PHONY: help setup lock crds docs screenshots lint check test test-long bench demo demo-down cluster cluster-down kubeconfig engine-urls image wheels clean
 
@@ -61,7 +61,7 @@ check: setup ## what must hold of the tree: manifests, reserved names, generated
 	@$(PY) -m tests.tree
 
 test: setup ## unit tests, SDK compatibility, and end-to-end tests on a real cluster
-	@$(PY) -m pytest -m "not long" $(PARALLEL) $(ARGS)
+	@$(PY) -m pytest -m "not long" $(ARGS)
 
 test-long: setup ## everything, the long tests too
 	@$(PY) -m pytest $(ARGS)
