@@ -12,7 +12,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MEMBERS := contracts engine operator workers cli
 CLUSTER := $(PYTHON) -m tests.cluster
-LONG ?=
+PARALLEL ?= --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup lock crds docs screenshots lint check test test-long bench demo demo-down cluster cluster-down kubeconfig engine-urls image wheels clean
 
@@ -47,6 +47,7 @@ crds: setup ## write crds/ from the models in contracts
 docs: setup ## write the generated docs pages
 	@$(PY) -m agentos_contracts.reasons > docs/conditions.md
 	$(PY) -m tests.compat_table
+	$(PY) -m tests.metrics_page
 
 screenshots: setup ## take the pictures of docs/console.md anew
 	@AGENTOS_SCREENSHOTS=1 $(PY) -m pytest -q tests/browser/test_screenshots.py
@@ -61,13 +62,15 @@ check: setup ## what must hold of the tree: manifests, reserved names, generated
 	@$(PY) -m tests.tree
 
 test: setup ## unit tests, SDK compatibility, and end-to-end tests on a real cluster
-	@$(PY) -m pytest -m "not long" $(ARGS)
+	@$(PY) -m pytest -m "not long" $(PARALLEL) $(ARGS)
 
 test-long: setup ## everything, the long tests too
 	@$(PY) -m pytest $(ARGS)
 
-bench: setup ## measure: apply → Ready by phase, agentos up → first call, WebAssembly cold start
-	@$(PY) tests/bench/wasm_cold_start.py
+bench: setup ## measure: calls, HTTP, queues, start-up, WebAssembly; with a kept cluster also apply → Ready
+	@for part in bus events rest startup scale; do $(PY) -m tests.bench.$$part; done
+	$(PY) -m tests.bench.report
+	$(PY) tests/bench/wasm_cold_start.py
 	$(PY) -m tests.bench.up
 	$(PY) -m tests.bench.apply_to_ready
 
@@ -85,7 +88,7 @@ cluster-down: ## remove the cluster and every trace of it
 kubeconfig: ## print the path of a kept cluster's kubeconfig
 	@$(CLUSTER) kubeconfig
 
-engine-urls: ## print ws=… (with a token for this host) and http=… of a kept cluster's default realm
+engine-urls: ## print ws=… (with a token for this host), http=… and its key=… of a kept cluster's default realm
 	@$(PYTHON) -m tests.demo urls
 
 image: ## build the project's image

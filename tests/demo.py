@@ -4,6 +4,7 @@
 kept cluster's engine is reached from this host (``make -s engine-urls``).
 """
 
+import base64
 import json
 import os
 import subprocess
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 NAMESPACE, REALM_NAMESPACE, REALM = "agentos-system", "default", "default"
 HTTP_PORT, BUS_PORT = 3111, 49134
 READY_TIMEOUT = "180s"
+API_KEY = "kubectl get secret agentos-api-key -n default -o jsonpath='{.data.key}' | base64 -d"
+"""What prints the key that the default realm's REST port asks for."""
 
 
 def cluster_name() -> str:
@@ -88,11 +91,14 @@ def show(cluster: Cluster, steps: Steps) -> None:
         run("wait", "--for=condition=Ready", "worker/wasm-sandbox", f"--timeout={READY_TIMEOUT}")
     with steps("run a WebAssembly module through the engine's REST port"):
         base = f"http://{cluster.service_address(REALM_NAMESPACE, 'agentos-engine', HTTP_PORT)}"
-        module = greet_module()
-        validated = post(f"{base}/wasm/validate", {"moduleId": "greet", "wasm": list(module)})
-        executed = post(f"{base}/wasm/execute", {"moduleId": "greet", "input": {"name": "Kubernetes"}})
-        print(f"\nPOST {base}/wasm/validate  ({len(module)} bytes)\n{json.dumps(validated, indent=2)}")
-        print(f"\nPOST {base}/wasm/execute\n{json.dumps(executed, indent=2)}")
+        module, key = greet_module(), api_key(cluster)
+        validated = post(f"{base}/wasm/validate", {"moduleId": "greet", "wasm": list(module)}, key)
+        executed = post(f"{base}/wasm/execute", {"moduleId": "greet", "input": {"name": "Kubernetes"}}, key)
+        print(f"\nKEY=$({API_KEY})")
+        print(
+            f'\nPOST {base}/wasm/validate  -H "Authorization: Bearer $KEY"  ({len(module)} bytes)\n{json.dumps(validated, indent=2)}'
+        )
+        print(f'\nPOST {base}/wasm/execute  -H "Authorization: Bearer $KEY"\n{json.dumps(executed, indent=2)}')
     run("get", "workers,realms,functionclaims", "--all-namespaces")
     with steps("a Worker that claims sandbox is refused"):
         if run("apply", "-f", "examples/refused/sandbox.yaml", check=False).returncode == 0:
@@ -119,9 +125,16 @@ def greet_module() -> bytes:
     return bytes(wasmtime.wat2wasm((ROOT / "examples" / "wasm" / "greet.wat").read_text()))
 
 
-def post(url: str, body: Any) -> Any:
-    """One REST call; the answer's JSON, or RuntimeError with what the server said."""
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+def api_key(cluster: Cluster, namespace: str = REALM_NAMESPACE) -> str:
+    """The key of the REST port of the realm in a namespace."""
+    secret = cluster.kubectl("get", "secret", "agentos-api-key", "-n", namespace, "-o", "jsonpath={.data.key}").stdout
+    return base64.b64decode(secret).decode()
+
+
+def post(url: str, body: Any, key: str = "") -> Any:
+    """One REST call, with the realm's API key if one is given; the answer's JSON, or RuntimeError with what was said."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
@@ -130,17 +143,17 @@ def post(url: str, body: Any) -> Any:
 
 
 def engine_urls(cluster: Cluster) -> dict[str, str]:
-    """Where the default realm's engine is reached from this host; the bus with a token for it."""
+    """Where the default realm's engine is reached from this host: the bus with a token, REST and the key for it."""
     token = cluster.kubectl(
         "exec", "-n", NAMESPACE, "deploy/agentos-operator", "--", "agentos-operator", "token", "--realm", REALM
     ).stdout.strip()
     bus = cluster.service_address(REALM_NAMESPACE, "agentos-engine", BUS_PORT)
     http = cluster.service_address(REALM_NAMESPACE, "agentos-engine", HTTP_PORT)
-    return {"ws": f"ws://{bus}/w/{token}/host", "http": f"http://{http}"}
+    return {"ws": f"ws://{bus}/w/{token}/host", "http": f"http://{http}", "key": api_key(cluster)}
 
 
 def urls() -> int:
-    """Prints ``ws=…`` and ``http=…``; returns the exit code."""
+    """Prints ``ws=…``, ``http=…`` and ``key=…``; returns the exit code."""
     cluster = clusters.find(cluster_name())
     if cluster is None:
         print("no cluster is up; make one with: make demo KEEP=1", file=sys.stderr)

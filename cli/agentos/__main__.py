@@ -2,9 +2,11 @@
 
 import os
 import sys
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
+from agentos_contracts.redaction import redacted
 from typer.core import TyperGroup
 
 from agentos.commands import author, author_loop, everyday, importing, observing, stored, up, validate
@@ -61,13 +63,21 @@ def _open_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
+def _show_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # An exception's text may hold an address with a token in it.
+    import traceback
+
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
+
+
 def main() -> None:
     """Run the command."""
     _open_closed_streams()
+    sys.excepthook = _show_uncaught
     try:
         app()
     except CommandError as error:
-        print(f"agentos: {error}", file=sys.stderr)
+        print(redacted(f"agentos: {error}"), file=sys.stderr)
         raise SystemExit(error.code) from None
     except BrokenPipeError:  # such as | head
         sys.stderr.close()

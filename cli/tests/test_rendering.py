@@ -107,14 +107,20 @@ def test_what_belongs_to_the_engine_is_a_finding(tmp_path):
 
 
 def test_a_function_that_no_pattern_names_is_told(tmp_path):
-    made = rendered(tmp_path, ["shop::a", "echo", "a b"], {"old": ["observed"]})
+    made = rendered(tmp_path, ["shop::a", "a b"], {"an old": ["observed"]})
     assert worker_of(made)["spec"]["owns"] == ["shop::a"]
     assert "calls" not in worker_of(made)["spec"]
     assert [each.partition(": ")[0] for each in made.remarks] == [
-        "echo cannot be claimed",
         "a b cannot be claimed",
-        "the call of old cannot be written",
+        "the call of an old cannot be written",
     ]
+
+
+def test_an_id_without_colons_is_a_namespace_of_its_own(tmp_path):
+    made = rendered(tmp_path, ["shop::a", "math.add"], {"math.sub": ["observed"]})
+    assert worker_of(made)["spec"]["owns"] == ["math.add::*", "shop::a"]
+    assert worker_of(made)["spec"]["calls"] == ["math.sub::*"]
+    assert made.remarks == []
 
 
 def test_without_functions_it_claims_nothing(tmp_path):

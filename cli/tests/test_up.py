@@ -254,7 +254,7 @@ def test_a_worker_starts_only_when_what_it_needs_is_ready(tmp_path: Path) -> Non
         assert running.output.index("two          * ready") < running.output.index("one          * ready")
 
 
-def test_a_function_that_two_workers_register_undeclared_is_told(tmp_path: Path) -> None:
+def test_of_two_workers_that_register_the_same_undeclared_one_gets_it_and_the_other_is_told(tmp_path: Path) -> None:
     kit_worker(tmp_path / "one", "same")
     kit_worker(
         tmp_path / "two",
@@ -262,7 +262,12 @@ def test_a_function_that_two_workers_register_undeclared_is_told(tmp_path: Path)
         code=(tmp_path / "one" / "worker.py").read_text().replace('Worker("same")', 'Worker("same2")'),
     )
     with up(tmp_path) as running:
-        assert running.line(r"same::hello is registered by same and same2; write spec\.owns")
+        told = running.line(
+            r"(same2?) +\* same::hello is not served: Worker (same2?) holds it; write spec\.owns in their YAML"
+        )
+        assert {told[1], told[2]} == {"same", "same2"}
+        functions = {name: row["functions"] for name, row in running.fleet().items()}
+        assert functions == {told[1]: [], told[2]: ["same::hello"]}
 
 
 # Changes

@@ -11,7 +11,8 @@ The rules:
 4. A Worker that holds a part of what it wants cannot be told apart, by the record alone, from one whose grant was
    interrupted between two writes; so it keeps the part. Only for one that is known to have no pods (``started``
    False) is the part removed when the rest cannot be had: it never ran, and would only stand in others' way.
-5. What belongs to the engine is never assigned, and one segment has at most 256 holders.
+5. One that declared nothing (``piecemeal``) wants what it happens to register: it gets each function that it can.
+6. What belongs to the engine is never assigned, and one segment has at most 256 holders.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,8 @@ from agentos_contracts.patterns import Pattern, PatternError, reserved_by
 
 MAX_HOLDERS = 256
 """Most holders of one segment: at 1,000 the apiserver refuses the FunctionClaim's CEL rule as too costly."""
+MAX_DISCOVERED = 256
+"""Functions that a Worker gets without having declared them; with more it has to write spec.owns."""
 
 
 class Cause(StrEnum):
@@ -40,6 +43,7 @@ class Claimant:
     ``created``: its creationTimestamp as Kubernetes writes it (RFC 3339 in UTC, so that text order is time order).
     ``leaving``: deleted or gone while its pods still run: keeps what is recorded, gets nothing new.
     ``started``: False when it certainly has no pods (rule 4).
+    ``piecemeal``: gets what can be had of its patterns, not all or none (rule 5).
     ``serving``: it runs although nothing is recorded for it: its record was lost, and it goes before all who wait.
     """
 
@@ -50,6 +54,7 @@ class Claimant:
     leaving: bool = False
     started: bool = True
     serving: bool = False
+    piecemeal: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -123,6 +128,27 @@ def patterns_of(worker: Mapping[str, Any]) -> tuple[Pattern, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
+def declares_nothing(worker: Mapping[str, Any]) -> bool:
+    """True when spec.owns is left out, so that a Worker gets what it registers, one by one."""
+    return worker.get("spec", {}).get("owns") is None
+
+
+def claimable(function_ids: Iterable[str]) -> tuple[Pattern, ...]:
+    """Return the patterns of those functions that can be claimed at all, sorted."""
+    return tuple(Pattern.parse(function_id) for function_id in sorted(function_ids) if not unclaimable(function_id))
+
+
+def unclaimable(function_id: str) -> str:
+    """Return why a function that a worker registers cannot be claimed, for people; empty when it can."""
+    try:
+        pattern = Pattern.parse(function_id)
+    except PatternError as error:
+        return str(error)
+    if function_id.endswith("*"):
+        return f"{function_id}: a function's own id must not end in *"
+    return f"{function_id} belongs to the engine" if reserved_by(pattern) else ""
+
+
 def assign(claimants: Iterable[Claimant], recorded: Mapping[str, Sequence[Holder]], now: str) -> Assignment:
     """Decide who holds what in one realm.
 
@@ -182,10 +208,12 @@ class _Table:
                 self.held.setdefault(segment, {})[pattern.text, holder.uid] = holder
 
     def grant(self, claimant: Claimant) -> None:
-        """Give a claimant all that it lacks, if all of it can be had."""
+        """Give a claimant all that it lacks, if all of it can be had; piecemeal, what can be had."""
         missing = self.missing(claimant)
-        if missing and not self.obstacles(claimant):
-            for pattern in missing:
+        for part in [[each] for each in missing] if claimant.piecemeal else [missing]:
+            if self._obstacles(claimant, part):
+                continue
+            for pattern in part:
                 holder = Holder(pattern.text, claimant.name, claimant.uid, self._now)
                 self.held.setdefault(pattern.segment, {})[pattern.text, claimant.uid] = holder
 
@@ -203,14 +231,17 @@ class _Table:
         ]
 
     def is_partial(self, claimant: Claimant) -> bool:
-        """True when a claimant holds some of its patterns and lacks others."""
-        return 0 < len(self.missing(claimant)) < len(set(claimant.patterns))
+        """True when a claimant holds some of its patterns and lacks others, and needs them together."""
+        return not claimant.piecemeal and 0 < len(self.missing(claimant)) < len(set(claimant.patterns))
 
     def obstacles(self, claimant: Claimant) -> tuple[Clash, ...]:
         """Return all that keeps a claimant from what it lacks."""
+        return self._obstacles(claimant, self.missing(claimant))
+
+    def _obstacles(self, claimant: Claimant, wanted: Sequence[Pattern]) -> tuple[Clash, ...]:
         found: list[Clash] = []
         wanted_more: dict[str, int] = {}
-        for pattern in self.missing(claimant):
+        for pattern in wanted:
             wanted_more[pattern.segment] = wanted_more.get(pattern.segment, 0) + 1
             held = self.held.get(pattern.segment, {})
             if reserved := reserved_by(pattern):

@@ -110,6 +110,7 @@ _REALM_COLUMNS = [
     _column("Ready Workers", "integer", ".status.readyWorkers", "Workers that are Ready."),
     _column("Workers", "integer", ".status.workers", "Workers in its namespace."),
     _column("Engine URL", "string", ".status.engine.url", "Address of its engine inside the cluster."),
+    _column("HTTP Auth", "string", ".status.engine.httpAuth", "Who is let in at its REST port.", wide=True),
     _AGE,
 ]
 _CLAIM_COLUMNS = [

@@ -19,6 +19,10 @@ _KINDS: tuple[tuple[type, str], ...] = (
 )
 
 
+_SECRETIVE = frozenset({"args", "command", "env"})
+"""Fields in which people write secrets now and then: a message does not repeat what stands there."""
+
+
 def at(path: str, field: str) -> str:
     """Return the path of a field below a path; either may be empty."""
     return f"{path}.{field}" if path and field else path or field
@@ -87,6 +91,7 @@ def _argument(kind: Any, position: int) -> Any:
 
 def _words(fault: Any, owner: type[BaseModel] | None) -> tuple[str, str]:
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
+    secret = not _SECRETIVE.isdisjoint(fault["loc"])
     match kind:
         case "missing":
             return "Required", "is required"
@@ -94,15 +99,15 @@ def _words(fault: Any, owner: type[BaseModel] | None) -> tuple[str, str]:
             return "UnknownField", unknown_field(str(fault["loc"][-1]), owner)
         case "string_type":
             hint = "; put it in quotes" if isinstance(value, bool | int | float) else ""
-            return "WrongType", f"must be a text, got {described(value)}{hint}"
+            return "WrongType", f"must be a text, got {described(value, secret=secret)}{hint}"
         case "int_type" | "int_from_float" | "int_parsing":
-            return "WrongType", f"must be a whole number, got {described(value)}"
+            return "WrongType", f"must be a whole number, got {described(value, secret=secret)}"
         case "bool_type":
-            return "WrongType", f"must be true or false, got {described(value)}"
+            return "WrongType", f"must be true or false, got {described(value, secret=secret)}"
         case "list_type":
-            return "WrongType", f"must be a list, got {described(value)}"
+            return "WrongType", f"must be a list, got {described(value, secret=secret)}"
         case "dict_type" | "model_type" | "model_attributes_type":
-            return "WrongType", f"must be a map, got {described(value)}"
+            return "WrongType", f"must be a map, got {described(value, secret=secret)}"
         case "string_too_long":
             return "TooLong", f"has {len(value)} characters, more than the {context['max_length']} that are allowed"
         case "string_too_short":
@@ -112,17 +117,20 @@ def _words(fault: Any, owner: type[BaseModel] | None) -> tuple[str, str]:
         case "too_short":
             return "Required", "must not be empty"
         case "greater_than_equal":
-            return "OutOfRange", f"must be at least {context['ge']}, got {described(value)}"
+            return "OutOfRange", f"must be at least {context['ge']}, got {described(value, secret=secret)}"
         case "less_than_equal":
-            return "OutOfRange", f"must be at most {context['le']}, got {described(value)}"
+            return "OutOfRange", f"must be at most {context['le']}, got {described(value, secret=secret)}"
         case "literal_error":
             expected = context["expected"].replace("'", "")
             several = "one of " if " or " in expected else ""
-            return "InvalidValue", f"must be {several}{expected}; got {described(value)}"
+            return "InvalidValue", f"must be {several}{expected}; got {described(value, secret=secret)}"
         case "value_error":
             return "InvalidValue", str(context["error"])
         case _:
-            return "InvalidValue", f"{fault['msg'][:1].lower()}{fault['msg'][1:]}; got {described(value)}"
+            return (
+                "InvalidValue",
+                f"{fault['msg'][:1].lower()}{fault['msg'][1:]}; got {described(value, secret=secret)}",
+            )
 
 
 def unknown_field(name: str, owner: type[BaseModel] | None) -> str:
@@ -134,13 +142,15 @@ def unknown_field(name: str, owner: type[BaseModel] | None) -> str:
     return f"unknown field {shown(name)}; known are {', '.join(known)}" if known else f"unknown field {shown(name)}"
 
 
-def described(value: object) -> str:
-    """Return the kind of a value and, when it is short, the value, for an error message."""
+def described(value: object, *, secret: bool = False) -> str:
+    """Return the kind of a value and, when it is short and no ``secret``, the value, for an error message."""
     if value is None:
         return "nothing (null)"
     kind = next((words for known, words in _KINDS if isinstance(value, known)), f"a {type(value).__name__}")
     if isinstance(value, list | dict):
         return kind
+    if secret and not isinstance(value, bool):
+        return kind.replace("the", "a")
     text = ascii(value) if isinstance(value, str) else _digits(value)
     return f"{kind} {text}" if len(text) <= 60 else f"{kind.replace('the', 'a')} too long to show"
 

@@ -4,7 +4,8 @@ Standard library only: the engine imports this module on its way to a small proc
 
 A function id is ``namespace::name`` (further ``::`` allowed). A pattern is an exact id, or an id prefix that ends in
 ``*`` after the first ``::``. The first part of both is called the *segment*: it is the function namespace, and there is
-one FunctionClaim object per segment.
+one FunctionClaim object per segment. An id without ``::``, as older workers have, is a segment of its own: ``math.add::*``
+covers it.
 """
 
 import re
@@ -90,7 +91,7 @@ class Pattern:
     def matches(self, function_id: str) -> bool:
         """True when the pattern covers this function id."""
         if self.text.endswith("*"):
-            return function_id.startswith(self.text[:-1])
+            return function_id.startswith(self.text[:-1]) or self.text == f"{function_id}::*"
         return function_id == self.text
 
     def clashes(self, other: "Pattern") -> bool:

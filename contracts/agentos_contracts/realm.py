@@ -10,10 +10,12 @@ from agentos_contracts.resource import (
     Conditions,
     DnsLabel,
     Image,
+    KeysUrl,
     Model,
     ObjectName,
     Quantity,
     Resources,
+    RoutePath,
     rule,
     rules,
 )
@@ -21,6 +23,20 @@ from agentos_contracts.resource import (
 NAMESPACE_IMMUTABLE = "cannot be changed: a Realm keeps its namespace; make another Realm for another namespace"
 STORAGE_IMMUTABLE = "cannot be changed: the engine's volume is made once; make another Realm for another volume"
 
+API_KEY_SECRET = "agentos-api-key"  # noqa: S105 (a name)
+"""Name of the Secret in a realm's namespace that holds the key of its REST port."""
+API_KEY_FIELD = "key"
+API_KEY_RESERVED = "holds the key of the realm's REST port, which is for its callers; name another Secret"
+MAX_HTTP_ROUTES = 64
+JWT_REQUIRED = "is required where auth, or the auth of a route, is jwt: say issuer, audience and jwksUrl"
+
+HttpAuth = Literal["apiKey", "jwt", "none"]
+DEFAULT_HTTP_AUTH: HttpAuth = "apiKey"
+
+_JWT_THERE = (
+    "has(self.jwt) || !((has(self.auth) && self.auth == 'jwt') || "
+    "(has(self.routes) && self.routes.exists(route, route.auth == 'jwt')))"
+)
 _STORAGE_KEPT = (
     "(has(self.engine) && has(self.engine.storage)) == (has(oldSelf.engine) && has(oldSelf.engine.storage)) && "
     "(!has(self.engine) || !has(self.engine.storage) || self.engine.storage == oldSelf.engine.storage)"
@@ -51,6 +67,54 @@ class Engine(Model):
     image: Image | None = Field(None, description="Image of the engine; where left out, the operator's own.")
 
 
+class HttpJwt(Model):
+    """Whose signed tokens (JWT) the REST port takes."""
+
+    issuer: Annotated[str, Field(min_length=1, max_length=512)] = Field(
+        description="Who has to have issued a token: its claim iss, to the letter."
+    )
+    audience: Annotated[str, Field(min_length=1, max_length=512)] = Field(
+        description="For whom a token has to be: its claim aud is this, or lists it."
+    )
+    jwks_url: KeysUrl = Field(
+        description="Where the issuer's public keys (a JSON Web Key Set) are read from, by https."
+    )
+
+
+class HttpRoute(Model):
+    """How requests to some paths are let in."""
+
+    path: RoutePath = Field(
+        description="A path such as /webhooks/github, or one with all that is below it, such as /webhooks/*. The most "
+        "particular path of all that fit counts."
+    )
+    methods: (
+        Annotated[
+            list[Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]], Field(min_length=1, max_length=7)
+        ]
+        | None
+    ) = Field(None, description="Methods that this is about; where left out, all.")
+    auth: HttpAuth = Field(
+        description="How these requests are let in: apiKey, jwt, or none, which is whoever reaches the port."
+    )
+
+
+class Http(Model):
+    """Who is let in at the REST port of the realm's engine."""
+
+    auth: HttpAuth = Field(
+        DEFAULT_HTTP_AUTH,
+        description="How requests are let in where no route says otherwise. apiKey: who sends the key of the Secret "
+        f"{API_KEY_SECRET}, as Authorization: Bearer KEY or x-api-key: KEY; the operator makes that Secret in the "
+        "realm's namespace and never changes the key in it. jwt: who sends a token as jwt says. none: whoever reaches "
+        "the port.",
+    )
+    jwt: HttpJwt | None = Field(None, description="Whose tokens are taken, where auth or a route says jwt.")
+    routes: Annotated[list[HttpRoute], Field(max_length=MAX_HTTP_ROUTES)] | None = Field(
+        None, description="Paths that are let in otherwise than auth says."
+    )
+
+
 class RealmSpec(Model):
     """Where the realm is and which engine it has."""
 
@@ -62,10 +126,14 @@ class RealmSpec(Model):
         "be changed."
     )
     engine: Engine | None = Field(None, description="The realm's engine; where left out, a dedicated one.")
+    http: (
+        Annotated[Http, Field(json_schema_extra=rules(rule(_JWT_THERE, f"jwt {JWT_REQUIRED}", field_path=".jwt")))]
+        | None
+    ) = Field(None, description=f"Who is let in at the REST port; where left out, who has the key of {API_KEY_SECRET}.")
     deletion_policy: Literal["Retain", "Delete"] = Field(
         "Retain",
-        description="What happens when the Realm is deleted: Retain keeps its namespace and the engine's volume; Delete "
-        "removes the volume, and the namespace with all that is in it if the operator made it for this Realm.",
+        description="What happens when the Realm is deleted: Retain keeps its namespace, the engine's volume and the API key; Delete "
+        "removes the volume, the API key, and the namespace with all that is in it if the operator made it for this Realm.",
     )
 
 
@@ -76,6 +144,9 @@ class EngineStatus(Model):
         None, description="WebSocket address for workers inside the cluster, without a token."
     )
     http_url: Annotated[str, Field(max_length=512)] | None = Field(None, description="REST address inside the cluster.")
+    http_auth: HttpAuth | None = Field(
+        None, description="How the REST port lets requests in, unless spec.http.routes says otherwise for their path."
+    )
     connections: int | None = Field(
         None, ge=0, description="Workers connected to the engine.", json_schema_extra={"format": "int32"}
     )

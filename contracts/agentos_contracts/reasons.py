@@ -72,13 +72,16 @@ ENGINE_UNREACHABLE = Reason(
 )
 # Worker: FunctionsClaimed
 CLAIMED = Reason("Claimed", "Every pattern of spec.owns is recorded for this Worker in a FunctionClaim.")
-NOTHING_DECLARED = Reason("NothingDeclared", "spec.owns is empty: the Worker claims no function.")
+NOTHING_DECLARED = Reason(
+    "NothingDeclared",
+    "spec.owns is left out: what the worker registers becomes its own, one by one. With an empty list it owns nothing.",
+)
 CLASH = Reason(
     "Clash",
     "Another Worker holds functions that this one claims. No pod runs; it takes over when the holder goes.",
     "Delete the holder, or claim other functions.",
 )
-CLAIM_PENDING = Reason("ClaimPending", "The claim is being recorded.")
+CLAIM_PENDING = Reason("ClaimPending", "The claim is being recorded, or told to the engine.")
 # Worker: DependenciesReady
 SATISFIED = Reason("Satisfied", "Everything that the worker depends on is ready, or it depends on nothing.")
 DEPENDENCY_MISSING = Reason(
@@ -127,6 +130,11 @@ NOT_REGISTERED = Reason(
     "No pod, or not every pod, has registered on the engine the functions that spec.owns names.",
     "Look at the worker's logs: it must connect to $III_URL and register them.",
 )
+NOT_GRANTED = Reason(
+    "NotGranted",
+    "The worker registers functions that the engine refuses: spec.owns does not cover them, or another Worker holds them.",
+    "Add them to spec.owns, stop registering them, or delete the holder; the message names them.",
+)
 # Realm: NamespaceReady
 NAMESPACE_READY = Reason("NamespaceReady", "The namespace is there and belongs to this Realm.")
 NAMESPACE_TAKEN = Reason(
@@ -169,6 +177,7 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
         NOT_STARTED,
         PODS_STARTING,
         NOT_REGISTERED,
+        NOT_GRANTED,
         IMAGE_PULL_FAILED,
         CRASH_LOOPING,
         CONTAINER_CONFIG_INVALID,
@@ -176,7 +185,7 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
         POD_REFUSED,
         SCALED_TO_ZERO,
     ),
-    WorkerCondition.REGISTERED: (REGISTERED, NOT_REGISTERED, NOT_STARTED),
+    WorkerCondition.REGISTERED: (REGISTERED, NOT_REGISTERED, NOT_GRANTED, NOT_STARTED),
     WorkerCondition.RECONCILING: (ROLLOUT_IN_PROGRESS,),
 }
 

@@ -83,6 +83,16 @@ _IMAGE_WORDS = "an image reference, such as ghcr.io/acme/my-worker:1.0.0"
 _QUANTITY = "[+]?([0-9]+|[0-9]+[.][0-9]*|[.][0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]{1,3}))?"
 _QUANTITY_WORDS = "a quantity, such as 500m, 2 or 256Mi"
 
+# As routes of the engine, without what can be written in several ways: percent-encoding, dots that mean another folder.
+_SEGMENT = "(:[A-Za-z_][A-Za-z0-9_-]*|[.]*[A-Za-z0-9_~!$&'()+,;=@-][A-Za-z0-9._~!$&'()+,;=:@-]*)"
+_ROUTE_PATH = f"/({_SEGMENT}/){{0,31}}({_SEGMENT}|[*])?"
+_ROUTE_PATH_WORDS = "a path such as /webhooks/github, or one with all that is below it, such as /webhooks/*"
+_KEYS_URL = "(https://[A-Za-z0-9._:-]+|http://[a-z0-9.-]+[.]svc([.]cluster[.]local)?(:[0-9]{1,5})?)(/[!-~]*)?"
+_KEYS_URL_WORDS = (
+    "an https:// URL; http:// is for Services of the cluster only, such as http://dex.auth.svc:5556/keys, "
+    "for who can change the keys on their way can be anybody"
+)
+
 DNS_LABEL_RULE = _form_rule(_LABEL, _LABEL_WORDS)
 ENV_NAME_RULE = _form_rule(_ENV_NAME, _ENV_NAME_WORDS)
 
@@ -110,6 +120,17 @@ Image = Annotated[
     str,
     Field(min_length=1, max_length=512, json_schema_extra=rules(_form_rule(_IMAGE, _IMAGE_WORDS))),
     AfterValidator(_form(_IMAGE, _IMAGE_WORDS)),
+]
+
+RoutePath = Annotated[
+    str,
+    Field(min_length=1, max_length=512, json_schema_extra=rules(_form_rule(_ROUTE_PATH, _ROUTE_PATH_WORDS))),
+    AfterValidator(_form(_ROUTE_PATH, _ROUTE_PATH_WORDS)),
+]
+KeysUrl = Annotated[
+    str,
+    Field(min_length=1, max_length=1024, json_schema_extra=rules(_form_rule(_KEYS_URL, _KEYS_URL_WORDS))),
+    AfterValidator(_form(_KEYS_URL, _KEYS_URL_WORDS)),
 ]
 
 

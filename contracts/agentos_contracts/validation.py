@@ -4,24 +4,28 @@ The same findings serve the admission webhook, the reconciler and ``agentos vali
 is ever raised: what comes back is a list.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from agentos_contracts.findings import MAX_DEPTH, Finding, error, shown, too_deep, warning
+from agentos_contracts.grants import MAX_SCOPE_LENGTH, SCOPE_REGEX, scope_matches
 from agentos_contracts.manifest import dependency_findings, validate_manifest, version_findings
 from agentos_contracts.model_findings import at, described, model_findings, unknown_field
 from agentos_contracts.patterns import RESERVED_SEGMENTS, Pattern, PatternError, called_pattern, reserved_by
-from agentos_contracts.realm import RealmSpec
+from agentos_contracts.realm import API_KEY_RESERVED, API_KEY_SECRET, JWT_REQUIRED, MAX_HTTP_ROUTES, RealmSpec
 from agentos_contracts.resource import API_VERSION, GROUP
 from agentos_contracts.worker import (
+    BAD_SCOPE,
     BELONGS_TO_ENGINE,
     ENGINE_NAME,
     EXACTLY_ONE_MANIFEST,
     EXACTLY_ONE_REF,
     EXACTLY_ONE_SOURCE,
     MAX_NAME_LENGTH,
+    MAX_STATE_SCOPES,
     NAME_OF_ENGINE,
     NAME_TOO_LONG,
     TOKEN_SECRET,
@@ -74,6 +78,7 @@ def validate_worker(resource: object) -> list[Finding]:
     found += _token_findings(spec)
     found += owns_findings(spec.get("owns"), "spec.owns")
     found += calls_findings(spec.get("calls"), "spec.calls")
+    found += scope_findings(spec.get("stateScopes"), "spec.stateScopes")
     found += version_findings(spec.get("version") or None, "spec.version")
     metadata = resource.get("metadata") if isinstance(resource, dict) else None
     if isinstance(metadata, dict) and metadata.get("name") == ENGINE_NAME:
@@ -88,7 +93,42 @@ def validate_worker(resource: object) -> list[Finding]:
 def validate_realm(resource: object) -> list[Finding]:
     """Return all findings of a Realm."""
     found, spec = _resource_findings(resource, "Realm")
-    return found if spec is None else found + _model(RealmSpec, spec)
+    return found if spec is None else found + _model(RealmSpec, spec) + _http_findings(spec.get("http"))
+
+
+def _http_findings(http: object) -> list[Finding]:
+    """Return what is wrong between the parts of a Realm's ``spec.http``; each part's form is the model's to report."""
+    if not isinstance(http, dict):
+        return []
+    found: list[Finding] = []
+    listed = http.get("routes")
+    routes = [
+        (index, route)
+        for index, route in enumerate(listed if isinstance(listed, list) else [])
+        if isinstance(route, dict)
+    ]
+    wanted = http.get("auth") == "jwt" or any(route.get("auth") == "jwt" for _, route in routes)
+    if wanted and http.get("jwt") is None:
+        found.append(error("spec.http.jwt", "Required", JWT_REQUIRED))
+    if not wanted and http.get("jwt") is not None:
+        found.append(warning("spec.http.jwt", "Unused", "is used by nothing: neither auth nor a route says jwt"))
+    seen: dict[tuple[str, str], int] = {}
+    for index, route in routes[:MAX_HTTP_ROUTES]:
+        path, methods = route.get("path"), route.get("methods")
+        if not isinstance(path, str):
+            continue
+        names = [part for part in path.split("/") if part.startswith(":")]
+        if len(set(names)) < len(names):
+            message = f"{shown(path)} has a parameter twice; give each its own name"
+            found.append(error(f"spec.http.routes[{index}].path", "Duplicate", message))
+        shape = re.sub("/:[^/]+", "/:", path)
+        for method in methods if isinstance(methods, list) and methods else ["every method"]:
+            earlier = seen.setdefault((shape, str(method)), index)
+            if earlier != index:
+                message = f"{shown(path)} is in spec.http.routes[{earlier}] too, for {method}; remove one of them"
+                found.append(error(f"spec.http.routes[{index}].path", "Duplicate", message))
+                break
+    return found
 
 
 def owns_findings(owns: object, path: str) -> list[Finding]:
@@ -99,6 +139,26 @@ def owns_findings(owns: object, path: str) -> list[Finding]:
 def calls_findings(calls: object, path: str) -> list[Finding]:
     """Return what is wrong with a list of called patterns: as for owned ones, but the engine's may be among them."""
     return _pattern_findings(calls, path, called_pattern, lambda _: None)
+
+
+def scope_findings(scopes: object, path: str) -> list[Finding]:
+    """Return what is wrong with a list of state scopes; wrong types and lengths are the models' to report."""
+    if not isinstance(scopes, list):
+        return []
+    found: list[Finding] = []
+    for index, entry in enumerate(scopes[:MAX_STATE_SCOPES]):
+        if not isinstance(entry, str) or not 0 < len(entry) <= MAX_SCOPE_LENGTH:
+            continue
+        where = f"{path}[{index}]"
+        if not re.fullmatch(SCOPE_REGEX, entry):
+            found.append(error(where, "InvalidScope", f"{shown(entry)} {BAD_SCOPE}"))
+            continue
+        for earlier, other in enumerate(scopes[:index]):
+            if isinstance(other, str) and scope_matches(other, entry):
+                message = f"{shown(entry)} is covered by {shown(other)} in {path}[{earlier}]; one of them is enough"
+                found.append(warning(where, "Overlap", message))
+                break
+    return found
 
 
 def _pattern_findings(
@@ -224,7 +284,7 @@ def _env_from_findings(env_from: object) -> list[Finding]:
 
 
 def _token_findings(spec: dict[str, Any]) -> list[Finding]:
-    """Return a finding for every reference to a Secret that holds a Worker's identity."""
+    """Return a finding for every reference to a Secret that holds a Worker's identity or the realm's API key."""
     found: list[Finding] = []
     for field, holder, source in (("env", "valueFrom", "secretKeyRef"), ("envFrom", None, "secretRef")):
         entries = spec.get(field)
@@ -235,6 +295,9 @@ def _token_findings(spec: dict[str, Any]) -> list[Finding]:
             if isinstance(name, str) and name.startswith(TOKEN_SECRET_PREFIX):
                 path = ".".join(filter(None, (f"spec.{field}[{index}]", holder, source, "name")))
                 found.append(error(path, "Reserved", f"{shown(name)} {TOKEN_SECRET}"))
+            elif name == API_KEY_SECRET:
+                path = ".".join(filter(None, (f"spec.{field}[{index}]", holder, source, "name")))
+                found.append(error(path, "Reserved", f"{name} {API_KEY_RESERVED}"))
     return found
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from agentos_contracts.grants import MAX_SCOPE_LENGTH, SCOPE_REGEX
 from agentos_contracts.manifest import MANIFEST_FILE, OWNED_ENV, EnvValue, Manifest, Name, RangeText
 from agentos_contracts.patterns import MAX_PATTERN_LENGTH, PATTERN_REGEX, RESERVED_SEGMENTS
 from agentos_contracts.resource import (
@@ -23,6 +24,7 @@ from agentos_contracts.resource import (
 
 MAX_OWNED_PATTERNS = 32
 MAX_CALLED_PATTERNS = 64
+MAX_STATE_SCOPES = 64
 
 EXACTLY_ONE_MANIFEST = "set exactly one of manifest and manifestFrom"
 EXACTLY_ONE_SOURCE = "set exactly one of configMapKeyRef, secretKeyRef and fieldRef"
@@ -33,6 +35,9 @@ ENV_OWNED = "is set by the operator on every worker; remove it"
 BAD_PATTERN = (
     "is not a function id or pattern; write an id such as my-worker::run, "
     "or end in * after the first '::', such as my-worker::*"
+)
+BAD_SCOPE = (
+    "is not a scope of state::*; write one such as my-worker, or the beginning of some and a *, such as my-worker-*"
 )
 BARE_STAR = ": a * may stand only after the first '::'; name the function namespace, such as "
 
@@ -66,6 +71,20 @@ OwnedPattern = Annotated[
 ]
 CalledPattern = Annotated[
     str, Field(min_length=1, max_length=MAX_PATTERN_LENGTH, json_schema_extra=rules(_PATTERN_RULE))
+]
+StateScope = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_SCOPE_LENGTH,
+        json_schema_extra=rules(
+            rule(
+                f"self.matches({cel_text(SCOPE_REGEX)})",
+                f"the text {BAD_SCOPE}",
+                message_expression=f"self + {cel_text(f' {BAD_SCOPE}')}",
+            )
+        ),
+    ),
 ]
 
 
@@ -242,13 +261,22 @@ class WorkerSpec(Model):
         None,
         description="Functions that this worker owns: ids such as agent::chat, or patterns that end in * after the "
         "first '::', such as wasm::* (for which wasm is short). No two Workers of a realm own the same function: the "
-        "oldest has it, the others wait. sandbox, engine, iii and the engine's own functions cannot be owned.",
+        "oldest has it, the others wait. The engine refuses to register anything else. Where left out, what the worker "
+        "registers becomes its own one by one, as far as nobody else has it; an empty list allows none. sandbox, engine, iii "
+        "and the engine's own functions cannot be owned.",
     )
     calls: Annotated[list[CalledPattern], Field(max_length=MAX_CALLED_PATTERNS)] | None = Field(
         None,
-        description="Functions that this worker calls: ids or patterns, written as in owns; those of the engine, such "
-        "as state::* and publish, may be named too. A record for people and tools: it is validated, and the engine "
-        "does not refuse a call that is not listed here.",
+        description="Functions that this worker may call: ids or patterns, written as in owns; those of the engine, such "
+        "as state::* and publish, count too. The engine refuses every other call with FORBIDDEN; the worker's own functions, "
+        "and what SDKs need to connect, log and trace, need no entry. Where left out, it may call all but the sensitive "
+        "functions (vault::*, approval::resolve and the others that docs/security.md lists), which have to be named. An "
+        "empty list allows none.",
+    )
+    state_scopes: Annotated[list[StateScope], Field(max_length=MAX_STATE_SCOPES)] | None = Field(
+        None,
+        description="Scopes of state::* that this worker may read and write: a scope such as my-worker, or the beginning of "
+        "some and a *, such as my-worker-*. Where left out, all. An empty list allows none.",
     )
     version: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         None,

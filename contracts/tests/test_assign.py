@@ -88,6 +88,29 @@ def test_a_worker_gets_all_or_nothing_and_reserves_nothing_while_it_waits():
     assert [clash.pattern.text for clash in result.waiting["uid-both"]] == ["a::*", "b::*"]
 
 
+def test_one_who_declared_nothing_gets_each_function_that_is_free_and_is_told_of_the_others():
+    recorded = {"a": [holder("a::x", "other")]}
+    finder = claimant("finder", "a::x", "a::y", "b::x", piecemeal=True, started=False)
+    result = assign([finder, claimant("other", "a::x")], recorded, NOW)
+    assert owners(result) == {"a::x": "other", "a::y": "finder", "b::x": "finder"}
+    (clash,) = result.waiting["uid-finder"]
+    assert clash.message == "a::x is held by Worker other"
+
+
+def test_of_those_who_declared_nothing_the_older_gets_what_both_register():
+    young = claimant("young", "a::x", "a::y", created="2026-01-02T00:00:00Z", piecemeal=True)
+    result = assign([young, claimant("old", "a::x", piecemeal=True)], {}, NOW)
+    assert owners(result) == {"a::x": "old", "a::y": "young"}
+
+
+def test_a_segment_is_filled_up_function_by_function():
+    many = [f"a::f{number:03}" for number in range(MAX_HOLDERS + 2)]
+    result = assign([claimant("w", *many, piecemeal=True)], {}, NOW)
+    assert len(result.holders["a"]) == MAX_HOLDERS
+    assert [each.cause for each in result.waiting["uid-w"]] == [Cause.FULL, Cause.FULL]
+    assert assign([claimant("w", *many, piecemeal=True)], result.holders, NOW).holders == result.holders
+
+
 def test_two_that_want_the_same_in_another_order_do_not_block_each_other():
     result = assign([claimant("p", "a", "b"), claimant("q", "b", "a")], {}, NOW)
     assert owners(result) == {"a::*": "p", "b::*": "p"}
@@ -162,6 +185,7 @@ claimants_drawn = st.lists(
         patterns=st.lists(st.sampled_from(PATTERNS), max_size=3).map(tuple),
         leaving=st.booleans(),
         started=st.booleans(),
+        piecemeal=st.booleans(),
     ),
     unique_by=lambda drawn: drawn.uid,
     max_size=5,
@@ -197,12 +221,14 @@ def by_brute_force(claimants, recorded):
 
     def pass_over():
         for c in ranked:
-            if not any(ids_of(text) & taken_by_others(c.uid) for text in wants[c.uid] - held[c.uid]):
-                held[c.uid] |= wants[c.uid]
+            lacking = wants[c.uid] - held[c.uid]
+            for part in [{text} for text in lacking] if c.piecemeal else [lacking]:
+                if not any(ids_of(text) & taken_by_others(c.uid) for text in part):
+                    held[c.uid] |= part
 
     pass_over()
     for c in ranked:
-        if not c.started and held[c.uid] < wants[c.uid]:
+        if not c.started and not c.piecemeal and held[c.uid] < wants[c.uid]:
             held[c.uid] = set()
     pass_over()
     return {uid: texts for uid, texts in held.items() if texts}

@@ -102,6 +102,7 @@ def test_only_these_fields_have_defaults():
         ("workers.yaml", ".spec.manifestFrom.configMapKeyRef.key"): "iii.worker.yaml",
         ("workers.yaml", ".spec.replicas"): 1,
         ("realms.yaml", ".spec.engine.mode"): "Dedicated",
+        ("realms.yaml", ".spec.http.auth"): "apiKey",
         ("realms.yaml", ".spec.deletionPolicy"): "Retain",
     }
 
@@ -116,7 +117,7 @@ def test_a_worker_has_these_fields_and_no_others():
     properties = schema_of("workers.yaml")["properties"]
     assert sorted(properties["spec"]["properties"]) == [
         *("args", "calls", "command", "dependencies", "env", "envFrom", "image", "imagePullSecrets", "manifest"),
-        *("manifestFrom", "owns", "replicas", "resources", "serviceAccountName", "version"),
+        *("manifestFrom", "owns", "replicas", "resources", "serviceAccountName", "stateScopes", "version"),
     ]
     assert sorted(properties["status"]["properties"]) == [
         *("conditions", "engine", "functionCount", "functions", "observedGeneration", "readyReplicas"),
@@ -137,7 +138,7 @@ def test_a_worker_has_these_fields_and_no_others():
             "realms.yaml",
             "Cluster",
             "rlm",
-            ["Namespace", "Ready", "Reason", "Ready Workers", "Workers", "Engine URL", "Age"],
+            ["Namespace", "Ready", "Reason", "Ready Workers", "Workers", "Engine URL", "HTTP Auth", "Age"],
         ),
         ("functionclaims.yaml", "Namespaced", "fc", ["Segment", "Pattern", "Holder", "All Holders", "Age"]),
     ],

@@ -8,7 +8,13 @@ HEAVY = ("pydantic", "cryptography", "prometheus_client", "ruamel", "semantic_ve
 
 @pytest.mark.parametrize(
     "module",
-    ["agentos_contracts", "agentos_contracts.patterns", "agentos_contracts.tokens", "agentos_contracts.reasons"],
+    [
+        "agentos_contracts",
+        "agentos_contracts.patterns",
+        "agentos_contracts.tokens",
+        "agentos_contracts.redaction",
+        "agentos_contracts.reasons",
+    ],
 )
 def test_the_engine_can_import_this_module_without_heavy_packages(module):
     program = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"

@@ -54,7 +54,7 @@ def test_all_findings_come_at_once_with_their_paths():
         "spec.manifest.version: 'one' is not a semantic version; write three numbers such as '1.2.3'",
         "spec.manifest.runtime.base_image: 'a b' is not an image reference, such as python:3.13-slim",
         "spec.manifest.scripts.strat: unknown field strat; did you mean start?",
-        "spec.manifest.env[A]: must be a text, got the whole number 1; put it in quotes",
+        "spec.manifest.env[A]: must be a text, got a whole number; put it in quotes",
         "spec.manifest.resources.cpus: must be a whole number, got the text '2'",
         "spec.manifest.resources.memory: must be at least 1, got the whole number 0",
         "spec.manifest.dependencies[b]: '>=1 <2' is not a version range: separate the parts with commas, "

@@ -208,12 +208,19 @@ def test_a_text_that_is_no_segment_has_no_claim_name(segment):
         claim_name(segment)
 
 
+def test_an_id_without_colons_is_covered_by_the_namespace_of_its_name_alone():
+    assert Pattern.parse("math.add").matches("math.add")
+    assert not Pattern.parse("math.add").matches("math.ad")
+    assert not Pattern("math.add::x*").matches("math.add")
+    assert reserved_by(Pattern.parse("publish")) == "publish"
+
+
 @pytest.mark.parametrize(
     ("written", "covered", "not_covered"),
     [
         ("publish", "publish", "publish::later"),
         ("bridge.invoke", "bridge.invoke", "bridge.invoke_async"),
-        ("state", "state::get", "state"),
+        ("state", "state::get", "states"),
         ("state::get", "state::get", "state::set"),
         ("engine::log::*", "engine::log::info", "engine::logs::list"),
     ],

@@ -20,6 +20,9 @@ def worker(**spec):
     }
 
 
+JWT = {"issuer": "https://login.example.org", "audience": "agentos", "jwksUrl": "https://login.example.org/keys"}
+
+
 def realm(**spec):
     return {"apiVersion": "agentos.dev/v1alpha1", "kind": "Realm", "metadata": {"name": "r"}, "spec": spec}
 
@@ -45,6 +48,7 @@ FULL = {
     "serviceAccountName": "sa",
     "owns": ["wasm", "agent::chat", "stream::chat", "tool::file_*"],
     "calls": ["memory::recall", "memory::store", "state::*", "engine::log::info", "publish", "sandbox"],
+    "stateScopes": ["w", "w-*", "sessions of w"],
     "version": "1.2.3-rc.1",
     "dependencies": {"memory": ">=1, <2"},
     "replicas": 0,
@@ -116,6 +120,18 @@ def test_exactly_one_of_manifest_and_manifest_from_is_set(changes):
         ({"calls": [5]}, "spec.calls[0]: must be a text, got the whole number 5; put it in quotes"),
         ({"calls": [""]}, "spec.calls[0]: must not be empty"),
         ({"calls": ["a::" + "x" * 128]}, "spec.calls[0]: has 131 characters, more than the 128 that are allowed"),
+        ({"stateScopes": "w"}, "spec.stateScopes: must be a list, got the text 'w'"),
+        ({"stateScopes": [""]}, "spec.stateScopes[0]: must not be empty"),
+        (
+            {"stateScopes": ["a*b"]},
+            "spec.stateScopes[0]: a*b is not a scope of state::*; write one such as my-worker, or the beginning of some and a *, "
+            "such as my-worker-*",
+        ),
+        ({"stateScopes": ["x" * 257]}, "spec.stateScopes[0]: has 257 characters, more than the 256 that are allowed"),
+        (
+            {"stateScopes": [f"s{n}" for n in range(65)]},
+            "spec.stateScopes: has 65 entries, more than the 64 that are allowed",
+        ),
         ({"calls": [f"a{n}" for n in range(65)]}, "spec.calls: has 65 entries, more than the 64 that are allowed"),
         ({"version": "1.2"}, "spec.version: '1.2' is not a semantic version; write three numbers such as '1.2.3'"),
         (
@@ -148,7 +164,7 @@ def test_exactly_one_of_manifest_and_manifest_from_is_set(changes):
         ({"env": [{"value": "A"}]}, "spec.env[0].name: is required"),
         (
             {"env": [{"name": "A", "value": 5}]},
-            "spec.env[0].value: must be a text, got the whole number 5; put it in quotes",
+            "spec.env[0].value: must be a text, got a whole number; put it in quotes",
         ),
         (
             {"env": [{"name": "A", "value": "", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}]},
@@ -198,6 +214,19 @@ def test_called_patterns_that_overlap_are_a_warning():
     assert texts(found) == ["spec.calls[1]: state::get overlaps state::* in spec.calls[0]; one of them is enough"]
 
 
+@pytest.mark.parametrize(
+    "calls", [[], ["vault::*", "approval::resolve", "configuration::set"]], ids=["none", "sensitive"]
+)
+def test_any_choice_of_what_a_worker_may_call_is_fine(calls):
+    assert validate_worker(worker(calls=calls)) == []
+
+
+def test_a_scope_that_another_covers_is_a_warning():
+    found = validate_worker(worker(stateScopes=["w*", "w-1", "x"]))
+    assert texts(found) == ["spec.stateScopes[1]: w-1 is covered by w* in spec.stateScopes[0]; one of them is enough"]
+    assert errors(found) == []
+
+
 def test_a_base_image_is_an_image():
     manifest = {"name": "w", "deploy": "binary", "runtime": {"base_image": "python:3.13-slim"}}
     assert validate_worker(worker(image=None, manifest=manifest)) == []
@@ -241,6 +270,77 @@ def test_a_base_image_is_an_image():
             realm(namespace="a", engine={"mode": "Shared"}),
             ["spec.engine.mode: must be Dedicated; got the text 'Shared'"],
         ),
+        (realm(namespace="a", http={}), []),
+        (realm(namespace="a", http={"auth": "jwt", "jwt": JWT}), []),
+        (realm(namespace="a", http={"routes": [{"path": "/hooks/*", "methods": ["POST"], "auth": "none"}]}), []),
+        (
+            realm(namespace="a", http={"auth": "basic"}),
+            ["spec.http.auth: must be one of apiKey, jwt or none; got the text 'basic'"],
+        ),
+        (
+            realm(namespace="a", http={"auth": "jwt"}),
+            ["spec.http.jwt: is required where auth, or the auth of a route, is jwt: say issuer, audience and jwksUrl"],
+        ),
+        (
+            realm(namespace="a", http={"routes": [{"path": "/api/*", "auth": "jwt"}]}),
+            ["spec.http.jwt: is required where auth, or the auth of a route, is jwt: say issuer, audience and jwksUrl"],
+        ),
+        (
+            realm(namespace="a", http={"jwt": JWT}),
+            ["spec.http.jwt: is used by nothing: neither auth nor a route says jwt"],
+        ),
+        (
+            realm(namespace="a", http={"auth": "jwt", "jwt": JWT | {"jwksUrl": "http://example.org/keys"}}),
+            [
+                "spec.http.jwt.jwksUrl: 'http://example.org/keys' is not an https:// URL; http:// is for Services of "
+                "the cluster only, such as http://dex.auth.svc:5556/keys, for who can change the keys on their way can "
+                "be anybody"
+            ],
+        ),
+        (realm(namespace="a", http={"auth": "jwt", "jwt": JWT | {"jwksUrl": "http://dex.auth.svc:5556/keys"}}), []),
+        (
+            realm(namespace="a", http={"routes": [{"path": "/a*", "auth": "none"}]}),
+            [
+                "spec.http.routes[0].path: '/a*' is not a path such as /webhooks/github, or one with all that is below "
+                "it, such as /webhooks/*"
+            ],
+        ),
+        (
+            realm(
+                namespace="a",
+                http={
+                    "routes": [
+                        {"path": "/a", "auth": "none"},
+                        {"path": "/b", "auth": "none"},
+                        {"path": "/a", "auth": "apiKey"},
+                    ]
+                },
+            ),
+            ["spec.http.routes[2].path: /a is in spec.http.routes[0] too, for every method; remove one of them"],
+        ),
+        (
+            realm(
+                namespace="a",
+                http={
+                    "routes": [
+                        {"path": "/a", "methods": ["GET"], "auth": "none"},
+                        {"path": "/a", "methods": ["POST"], "auth": "apiKey"},
+                    ]
+                },
+            ),
+            [],
+        ),
+        (
+            realm(namespace="a", http={"routes": [{"path": "/a/:b/c/:b", "auth": "none"}]}),
+            ["spec.http.routes[0].path: /a/:b/c/:b has a parameter twice; give each its own name"],
+        ),
+        (
+            realm(
+                namespace="a",
+                http={"routes": [{"path": "/:a", "auth": "none"}, {"path": "/:b", "auth": "jwt"}], "jwt": JWT},
+            ),
+            ["spec.http.routes[1].path: /:b is in spec.http.routes[0] too, for every method; remove one of them"],
+        ),
         (
             realm(namespace="a", deletionPolicy=1),
             ["spec.deletionPolicy: must be one of Retain or Delete; got the whole number 1"],
@@ -257,7 +357,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 FIELDS = st.sampled_from(
-    [*WorkerSpec.model_json_schema(by_alias=True)["properties"], "namespace", "engine", "deletionPolicy", "x"]
+    [*WorkerSpec.model_json_schema(by_alias=True)["properties"], "namespace", "engine", "http", "deletionPolicy", "x"]
 )
 MANIFESTS = st.dictionaries(
     st.sampled_from(["name", "version", "runtime", "scripts", "env", "resources", "dependencies", "deploy", "zz"]),
@@ -322,9 +422,14 @@ def test_what_is_nested_too_deep_is_refused_without_walking_into_it():
             "spec.env[0].valueFrom.secretKeyRef.name",
         ),
         ({"envFrom": [{"secretRef": {"name": "agentos-token-other"}}]}, "spec.envFrom[0].secretRef.name"),
+        (
+            {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "agentos-api-key", "key": "key"}}}]},
+            "spec.env[0].valueFrom.secretKeyRef.name",
+        ),
+        ({"envFrom": [{"secretRef": {"name": "agentos-api-key"}}]}, "spec.envFrom[0].secretRef.name"),
     ],
 )
-def test_a_worker_cannot_read_anothers_identity(spec, path):
+def test_a_worker_cannot_read_anothers_identity_or_the_realms_api_key(spec, path):
     resource = {
         "apiVersion": "agentos.dev/v1alpha1",
         "kind": "Worker",
@@ -333,7 +438,7 @@ def test_a_worker_cannot_read_anothers_identity(spec, path):
     }
     (found,) = validate_worker(resource)
     assert found.path == path
-    assert "holds a Worker's identity" in found.message
+    assert "name another Secret" in found.message
 
 
 def test_a_worker_cannot_have_the_engines_name():
@@ -344,3 +449,35 @@ def test_a_worker_cannot_have_the_engines_name():
         "spec": {"image": "i:1", "manifest": {"name": "w"}},
     }
     assert [f.path for f in validate_worker(resource)] == ["metadata.name"]
+
+
+@pytest.mark.parametrize("path", ["/", "/*", "/a", "/a/", "/a/*", "/a/:id/b.c", "/.well-known/x", "/a/x:run"])
+def test_a_path_of_a_route_that_the_engine_takes(path):
+    assert validate_realm(realm(namespace="a", http={"routes": [{"path": path, "auth": "none"}]})) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "a", "//a", "/a*", "/*/a", "/a/../b", "/.", "/%2e%2e/a", "/a?b", "/a#b", "/:", "/:1", "/a b", "/a" * 40],
+)
+def test_a_path_of_a_route_that_says_nothing_clear(path):
+    (found,) = validate_realm(realm(namespace="a", http={"routes": [{"path": path, "auth": "none"}]}))
+    assert found.path == "spec.http.routes[0].path"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"env": [{"name": "PIN", "value": 48151623}]},
+        {"env": ["PIN=48151623"]},
+        {"env": "PIN=48151623"},
+        {"args": ["--pin", 48151623]},
+        {"command": "run --pin=48151623"},
+        {"manifest": {"name": "w", "env": {"PIN": 48151623}}},
+        {"manifest": {"name": "w", "env": "PIN=48151623"}},
+    ],
+)
+def test_what_may_be_a_secret_is_not_repeated_in_a_finding(spec):
+    found = validate_worker(worker(**spec))
+    assert any("must be" in str(finding) for finding in found)
+    assert "48151623" not in " ".join(map(str, found))

@@ -7,25 +7,35 @@ import signal
 import sys
 
 import uvloop
+from agentos_contracts.redaction import redacted
 
-from agentos_engine import logs
+from agentos_engine import limits, logs, memory
 from agentos_engine.app import Engine
 from agentos_engine.config import Settings, SettingsError, lock_data_dir, read_settings
 from agentos_engine.config_file import read_config_file, watch
+
+COMMANDS = ("backup", "restore")
+"""In place of flags: see ``agentos_engine.backup``."""
 
 log = logging.getLogger("agentos_engine")
 
 
 def main() -> None:
     """Run an engine until SIGTERM or SIGINT; exit code 0, 1 when it cannot start, 2 on a bad flag."""
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        from agentos_engine import backup  # not loaded by an engine
+
+        return backup.main(sys.argv[1:], os.environ)
     settings = read_settings(sys.argv[1:], os.environ)
     logs.configure(settings.log_level)
+    memory.bound()
+    limits.raise_open_files()
     try:
         if settings.data_dir is not None:
             lock_data_dir(settings.data_dir)  # held until the process ends
         uvloop.run(_serve(settings))
     except SettingsError as error:
-        print(f"agentos-engine: {error}", file=sys.stderr)
+        print(redacted(f"agentos-engine: {error}"), file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -39,6 +49,9 @@ async def _serve(settings: Settings) -> None:
         log.warning("%s: %s", settings.config, finding)
     engine = Engine(settings, config)
     ports = await engine.start()
+    memory.settle()
+    memory.give_back()
+    engine.bus.watchers.append(memory.Watch(engine.bus))
     log.info(
         "listening",
         extra={
@@ -49,6 +62,7 @@ async def _serve(settings: Settings) -> None:
             "console_port": ports.console,
             "realm": settings.realm,
             "identity": "tokens" if settings.verifier is not None else "open",
+            "tls": settings.tls is not None,
         },
     )
     if settings.config is not None and config is not None:

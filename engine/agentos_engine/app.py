@@ -3,11 +3,10 @@
 import asyncio
 import logging
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from agentos_engine import limits
-from agentos_engine.builtins import channels, engine, unserved
+from agentos_engine import __version__, limits
+from agentos_engine.builtins import channels, engine, grants, unserved
 from agentos_engine.builtins import clock as stepped_time
 from agentos_engine.builtins.listings import Listings
 from agentos_engine.builtins.queue import Queues
@@ -18,11 +17,15 @@ from agentos_engine.bus.connection import Connection
 from agentos_engine.clock import Clock, Handle, SteppedClock
 from agentos_engine.config import Settings, SettingsError, port_taken
 from agentos_engine.config_file import EngineConfig, Entry, default_config, diff, options
+from agentos_engine.http_auth.gate import http_auth
 from agentos_engine.modules import Module, Parts, WorkerPort, make
 from agentos_engine.observability.call_metrics import CallMetrics
-from agentos_engine.server.admin import Admin, Rest
+from agentos_engine.observability.loop_lag import LoopLag
+from agentos_engine.observability.scrape import Scrape
+from agentos_engine.server.admin import Admin
 from agentos_engine.server.http import HttpServer
 from agentos_engine.server.paths import Gate
+from agentos_engine.server.tls import Tls
 from agentos_engine.triggers.availability import Availability
 from agentos_engine.triggers.connections import ConnectionsTrigger
 from agentos_engine.triggers.http import Http
@@ -62,8 +65,8 @@ class Engine:
         self.config = effective(config, settings)
         ours = self.config.agentos
         timeout = limits.CALL_TIMEOUT if ours.call_timeout_ms is None else ours.call_timeout_ms / 1000
-        self.bus = Bus(clock=clock, call_timeout=timeout, routing=ours.routing)
-        self.channels = Channels(self.bus.clock)
+        self.bus = Bus(clock=clock, call_timeout=timeout, routing=ours.routing, bounds=limits.of_config(ours.limits))
+        self.channels = Channels(self.bus.clock, self.bus.bounds)
         engine.install(self.bus)
         Listings(self.bus, lambda: [f"iii-{key}" for key in self.modules])
         unserved.install(self.bus)
@@ -72,12 +75,20 @@ class Engine:
             stepped_time.install(self.bus, self.bus.clock, self._jobs_moving)
         ConnectionsTrigger(self.bus)
         Availability(self.bus)
+        self.permissions = self.bus.grants
+        """What each worker with a token may do."""
+        if settings.verifier is not None:
+            grants.install(self.bus)
         metrics = CallMetrics()
         self.bus.calls.invocations.observe = metrics.called
         self.bus.calls.deferred = metrics.deferred
         self.bus.watchers.append(_WorkerCount(metrics))
         self.parts = Parts(
-            self.bus, self.channels, Gate(settings.realm, settings.verifier, settings.anonymous), settings, metrics
+            self.bus,
+            self.channels,
+            Gate(settings.realm, settings.verifier, settings.anonymous, self.permissions),
+            settings,
+            metrics,
         )
         self.modules: dict[str, Module] = {}
         """What runs, by the key of its entry in the configuration."""
@@ -86,9 +97,20 @@ class Engine:
         self._changing = asyncio.Lock()
         self._stopping = False
         self._storage: SqliteStorage | None = None
-        admin = Admin(self.bus, self._rest, lambda: self._ready)
-        self._admin = HttpServer(admin.handle, max_buffered=limits.MAX_ADMIN_BUFFERED)
+        self._lag = LoopLag(self.bus.clock)
+        self._scrape = Scrape(
+            self.parts,
+            self.modules.values,
+            lambda: self._storage.writer if self._storage is not None else None,
+            lambda: self._ready,
+            self._lag,
+            __version__,
+        )
+        admin = Admin(self._scrape.text, lambda: self._ready)
+        self._admin = HttpServer(admin.handle, max_buffered=limits.MAX_ADMIN_BUFFERED, bounds=self.bus.bounds)
         self._console = None if settings.console_port is None else self._make_console(console)
+        self._guarding: asyncio.Task[None] | None = None
+        """Keeps keys for the REST port fresh."""
         self._own_ports = 0, 0
         """Admin and console."""
         self._started_at = self.bus.clock.time()
@@ -107,8 +129,16 @@ class Engine:
                 # Not imported without need: an engine that keeps nothing does not pay for the database's library.
                 from agentos_engine.storage.sqlite import SqliteStorage
 
-                self._storage = await SqliteStorage.open(settings.data_dir)
-                self.parts.durable_values, self.parts.durable_queues = self._storage.values, self._storage.queues
+                self._storage = storage = await SqliteStorage.open(settings.data_dir)
+                self.parts.durable_values, self.parts.durable_queues = storage.values, storage.queues
+                self.parts.grants, self.parts.sleeping = storage.grants, storage.sleeping
+                self.parts.cron = storage.cron
+            await self.permissions.load(self.parts.grants)
+            await self.bus.sleepers.load(self.parts.sleeping)
+            if settings.tls is not None:
+                self.parts.tls = Tls(settings.tls)
+                self.bus.spawn(self.parts.tls.follow(self.bus.clock))
+            self._guard_rest()
             try:
                 admin = await self._admin.listen(host, settings.admin_port)
             except OSError as error:
@@ -121,6 +151,7 @@ class Engine:
             await self._end()
             raise
         self._look_at_deadlines()
+        self._lag.start()
         self._ready = True
         self._warn()
         return self.ports
@@ -140,6 +171,8 @@ class Engine:
             for key in (*changes.removed, *changes.changed):
                 await self._stop(key)
             self.config = config
+            if changes.http_auth:
+                self._guard_rest()
             missing = [key for key in config.entries if key not in self.modules]  # those that failed before, too
             for key in sorted(missing, key=lambda each: _rank(config.entries[each])):
                 if self._stopping:
@@ -171,6 +204,7 @@ class Engine:
         await self._end()
 
     async def _end(self) -> None:
+        self._lag.stop()
         if self._sweep is not None:
             self._sweep.cancel()
         for key in list(self.modules):
@@ -196,8 +230,22 @@ class Engine:
             except Exception:  # the others, and the workers that have to be let go, do not wait for it
                 log.exception("a part of the engine could not be stopped: %s", key)
 
-    def _rest(self) -> Rest | None:
-        return next((each.server for each in self.modules.values() if isinstance(each, Http)), None)
+    def _guard_rest(self) -> None:
+        """Put into effect who may use the REST port."""
+        settings = self._settings
+        if self._guarding is not None:
+            self._guarding.cancel()
+            self._guarding = None
+        configured = self.config.agentos.http
+        if settings.http_auth is not None and configured is not None and configured != settings.http_auth:
+            log.warning("agentos.http of the config file is not used: --http-auth says something else")
+        auth = http_auth(settings.http_auth or configured, settings.is_open, self.bus.clock)
+        self.parts.http_auth = auth
+        for module in self.modules.values():
+            if isinstance(module, Http):
+                module.auth = auth
+        if auth is not None:
+            self._guarding = self.bus.spawn(auth.follow())
 
     def _jobs_moving(self) -> int:
         return sum(each.moving for each in self.modules.values() if isinstance(each, Queues))
@@ -218,7 +266,7 @@ class Engine:
     def _about(self) -> dict[str, object]:
         return {
             "realm": self._settings.realm,
-            "version": version("agentos-engine"),
+            "version": __version__,
             "started_at": int(self._started_at * 1000),
             "ports": asdict(self.ports),
         }

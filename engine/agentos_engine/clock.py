@@ -10,6 +10,7 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Protocol
 
 
@@ -35,9 +36,9 @@ class Clock:
         """Seconds since 1970."""
         return time.time()
 
-    def monotonic(self) -> float:
-        """Seconds of a clock that never goes back."""
-        return time.monotonic()
+    # Not a method around it: that would take three times as long, twice in every call.
+    monotonic = staticmethod(monotonic)
+    """Seconds of a clock that never goes back."""
 
     def call_later(self, seconds: float, callback: Callable[..., object], *args: Any) -> Handle:
         """Call a function after so many seconds."""

@@ -6,15 +6,32 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from agentos_contracts.tokens import TokenError, Verifier
+
+from agentos_engine.observability.call_metrics import MAX_FUNCTIONS
+
+if TYPE_CHECKING:
+    from agentos_engine.http_auth.policy import HttpAuthOptions
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 class SettingsError(Exception):
     """The engine cannot run with these settings here; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: a certificate with those up to its authority, its key, and who signs certificates of clients.
+
+    Without ``client_ca`` clients need no certificate.
+    """
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +55,16 @@ class Settings:
     anonymous: bool = False
     console_port: int | None = None
     """None: no console."""
+    http_auth: "HttpAuthOptions | None" = None
+    """Who may use the REST port; None: what the config file says, or the engine's own choice."""
+    tls: TlsFiles | None = None
+    """For the ports of workers, REST and streams; None: they are plain."""
+    metrics_functions: int = 200
+    """Functions with metrics of their own."""
+    trace_ratio: float | None = None
+    """Share of the traces that begin here that is recorded; None: what the config file says, or its default."""
+    otlp_endpoint: str | None = None
+    """URL of a collector that gets the traces, too; None: what the config file says."""
 
     @property
     def is_open(self) -> bool:
@@ -47,9 +74,10 @@ class Settings:
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Read the settings; a flag wins over its environment variable. Exits with code 2 and a message on a bad one."""
-    parser = _Parser(
+    parser = Parser(
         prog="agentos-engine",
         description="The AgentOS engine: connects workers over WebSockets (iii protocol) and serves their HTTP routes.",
+        epilog="What it keeps is saved by `agentos-engine backup` and put back by `agentos-engine restore`: see their --help.",
     )
 
     def add(flag: str, default: str | None, text: str, stands: str = "", **extra: object) -> None:
@@ -90,6 +118,38 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     add("--data-dir", "", "folder for what must last; locked, so that two engines never share it", metavar="DIR")
     add("--realm", "local", "name of the Realm that this engine serves", metavar="NAME")
     add("--verify-keys", "", "public keys for tokens, separated by commas; none: no token needed", metavar="KEYS")
+    add(
+        "--metrics-functions",
+        "200",
+        f"functions with metrics of their own, the others together; at most {MAX_FUNCTIONS}",
+        type=_function_count,
+        metavar="N",
+    )
+    add(
+        "--trace-ratio",
+        None,
+        "share of the traces that begin here that is recorded; those of others are when these say so",
+        "the config file's, or 0.01",
+        type=_share,
+        metavar="0…1",
+    )
+    add(
+        "--otlp-endpoint",
+        None,
+        "collector that gets the traces, by OTLP over HTTP, such as http://collector:4318",
+        "the config file's, or none",
+        metavar="URL",
+    )
+    add(
+        "--http-auth",
+        "",
+        "who may use the HTTP routes, as JSON: what stands under agentos.http in a config file",
+        "the config file's, or API keys if workers need a token",
+        metavar="JSON",
+    )
+    add("--tls-cert", "", "certificate (PEM) for the ports for workers, HTTP routes and streams", metavar="FILE")
+    add("--tls-key", "", "its private key (PEM, without a password)", metavar="FILE")
+    add("--tls-client-ca", "", "demand certificates of clients that one of these (PEM) has signed", metavar="FILE")
     add("--log-level", "info", "how much is logged", choices=LOG_LEVELS)
     values = parser.parse_args(_joined(arguments, "--verify-keys"))
     if values.log_level not in LOG_LEVELS:
@@ -100,6 +160,14 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
             verifier = Verifier.from_text(values.verify_keys)
         except TokenError as error:
             parser.error(f"--verify-keys: {error}")
+    http_auth = None
+    if values.http_auth.strip():
+        from agentos_engine.config_file.http_auth import parse_http_auth  # it imports from here
+
+        try:
+            http_auth = parse_http_auth(values.http_auth)
+        except ValueError as error:
+            parser.error(f"--http-auth: {error}")
     return Settings(
         config=Path(values.config) if values.config else None,
         host=values.host,
@@ -112,7 +180,22 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         verifier=verifier,
         log_level=values.log_level,
         console_port=values.console_port,
+        metrics_functions=values.metrics_functions,
+        trace_ratio=values.trace_ratio,
+        otlp_endpoint=values.otlp_endpoint,
+        http_auth=http_auth,
+        tls=_tls(values, parser),
     )
+
+
+def _tls(values: argparse.Namespace, parser: argparse.ArgumentParser) -> TlsFiles | None:
+    if not values.tls_cert and not values.tls_key and not values.tls_client_ca:
+        return None
+    for flag, value in (("--tls-cert", values.tls_cert), ("--tls-key", values.tls_key)):
+        if not value:
+            parser.error(f"{flag} is missing: TLS needs a certificate and its key")
+    client_ca = Path(values.tls_client_ca) if values.tls_client_ca else None
+    return TlsFiles(Path(values.tls_cert), Path(values.tls_key), client_ca)
 
 
 def _joined(arguments: Sequence[str], flag: str) -> list[str]:
@@ -124,14 +207,33 @@ def _joined(arguments: Sequence[str], flag: str) -> list[str]:
     return joined
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
     def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def _port(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 0 to 65535")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return share
+
+
+def _function_count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > MAX_FUNCTIONS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MAX_FUNCTIONS}")
     return int(text)
 
 

@@ -1,19 +1,13 @@
-"""Logs: one JSON object a line on stderr, in which no token can stand."""
+"""Logs: one JSON object a line on stderr, in which no secret can stand."""
 
 import json
 import logging
-import re
 import sys
 from datetime import UTC, datetime
 
-_TOKEN_PATH = re.compile(r"/w/[^/\s\"'\\]+")
-_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
+from agentos_contracts.redaction import log_uncaught, redacted
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-def redacted(text: str) -> str:
-    """Return the text with every token, in a path or alone, replaced."""
-    return _TOKEN.sub("<token>", _TOKEN_PATH.sub("/w/<token>", text))
 
 
 class JsonFormatter(logging.Formatter):
@@ -40,3 +34,4 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("picows").setLevel(logging.ERROR)  # one line per connection and more; ours say what matters
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    log_uncaught(logging.getLogger("agentos_engine"))

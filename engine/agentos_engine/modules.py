@@ -1,6 +1,6 @@
 """The modules of an engine: what each entry of the configuration runs."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,10 +16,12 @@ from agentos_engine.builtins.stream import Streams
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.channels import Channels
 from agentos_engine.bus.connection import Connection
-from agentos_engine.config import Settings, port_taken
+from agentos_engine.bus.tracer import Tracer
+from agentos_engine.config import Settings, SettingsError, port_taken
 from agentos_engine.config_file import Entry, options
 from agentos_engine.configuration import Configuration
 from agentos_engine.exec import Exec
+from agentos_engine.http_auth.gate import HttpAuth
 from agentos_engine.http_functions import HttpFunctions
 from agentos_engine.observability.call_metrics import CallMetrics
 from agentos_engine.observability.config import ObservabilityConfig, read_config
@@ -27,9 +29,11 @@ from agentos_engine.observability.module import Observability
 from agentos_engine.outbound.client import OutboundClient
 from agentos_engine.outbound.rules import UrlRules
 from agentos_engine.server.paths import Gate
+from agentos_engine.server.tls import Tls
 from agentos_engine.server.websocket import Liveness, WorkerServer
 from agentos_engine.storage.memory import MemoryValues
 from agentos_engine.storage.queues import MemoryQueueStore, QueueStore
+from agentos_engine.storage.records import MemoryRecords, RecordStore
 from agentos_engine.storage.values import ValueStore
 from agentos_engine.triggers.cron import Cron
 from agentos_engine.triggers.http import Http
@@ -61,8 +65,16 @@ class Parts:
     durable_values: ValueStore | None = None
     durable_queues: QueueStore | None = None
     """None when the engine has no folder for what must last."""
+    grants: RecordStore = field(default_factory=MemoryRecords)
+    sleeping: RecordStore = field(default_factory=MemoryRecords)
+    cron: RecordStore = field(default_factory=MemoryRecords)
+    """These three are durable when the engine has such a folder: replaced before the first module starts."""
     liveness: Liveness = field(default_factory=Liveness)
     observability: Observability | None = None
+    http_auth: HttpAuth | None = None
+    """Who may use the REST port; None: everybody."""
+    tls: Tls | None = None
+    """For the ports of workers, REST and streams; None: they are plain."""
     worker_url: str | None = None
     """Where workers of this machine find the engine; None when they need a token."""
 
@@ -102,6 +114,7 @@ class WorkerPort:
             parts.channels,
             parts.ingest,
             gatekeeper,
+            tls=parts.tls,
             liveness=parts.liveness,
             handshake_timeout=listener.handshake_timeout_ms / 1000,
         )
@@ -111,7 +124,12 @@ class WorkerPort:
             self._server = None
             raise port_taken(self._entry.key, listener.host, listener.port, error) from error
         if parts.settings.is_open and gatekeeper is None and parts.worker_url is None:
-            parts.worker_url = self._url = f"ws://127.0.0.1:{self.port}"
+            parts.worker_url = self._url = f"{'ws' if parts.tls is None else 'wss'}://127.0.0.1:{self.port}"
+
+    @property
+    def server(self) -> WorkerServer | None:
+        """What listens; None when nothing does."""
+        return self._server
 
     def stop_listening(self) -> None:
         """Take no new connections."""
@@ -144,12 +162,13 @@ class Telemetry:
         self._parts.observability = self._made
         if self._made.makes_spans:
             self._parts.bus.spans = self._made
+            self._parts.bus.calls.tracer = Tracer(self._parts.bus, self._made)
 
     async def stop(self) -> None:
         """Take no more; what waits is sent if that is possible soon."""
         if self._parts.observability is self._made:
             self._parts.observability = None
-            self._parts.bus.spans = None
+            self._parts.bus.spans = self._parts.bus.calls.tracer = None
         await self._made.stop()
         await self._client.close()
 
@@ -180,6 +199,8 @@ def make(parts: Parts, entry: Entry) -> Module:
                 concurrency_request_limit=http.concurrency_request_limit,
                 cors=http.cors,
                 middleware=http.middleware,
+                auth=parts.http_auth,
+                tls=parts.tls,
             )
         case options.Stream(bridge_url=str(url)) | options.State(bridge_url=str(url)):
             return Bridge(bus=bus, config=_forwarding(entry.kind, url), invoke=False)
@@ -191,6 +212,7 @@ def make(parts: Parts, entry: Entry) -> Module:
                 port=stream.port,
                 auth_function=stream.auth_function,
                 gate=parts.gate,
+                tls=parts.tls,
             )
         case options.State() as state:
             return State(bus=bus, values=parts.values(state.durable), max_value_bytes=state.max_value_bytes)
@@ -200,13 +222,13 @@ def make(parts: Parts, entry: Entry) -> Module:
         case options.PubSub():
             return PubSub(bus=bus)
         case options.Cron():
-            return Cron(bus=bus)
+            return Cron(bus=bus, records=parts.cron)
         case options.Configuration() as configuration:
             return Configuration(bus=bus, directory=_directory(parts.settings, configuration))
         case options.HttpFunctions() as security:
             return HttpFunctions(bus=bus, security=security)
         case options.Observability() as observability:
-            config = read_config(observability.settings, f"{entry.key}.config")
+            config = _observed(read_config(observability.settings, f"{entry.key}.config"), parts.settings)
             return Telemetry(parts, config)
         case options.Bridge() as bridge:
             return Bridge(bus=bus, config=bridge)
@@ -226,3 +248,17 @@ def _directory(settings: Settings, configuration: options.Configuration) -> Path
     if configuration.directory is not None:
         return Path(configuration.directory)
     return settings.data_dir / "configuration" if settings.data_dir is not None else None
+
+
+def _observed(config: ObservabilityConfig, settings: Settings) -> ObservabilityConfig:
+    """Return the settings of the config file, with what flags say instead. Raises SettingsError."""
+    if settings.trace_ratio is not None:
+        sampling = replace(config.sampling, default=None)
+        config = replace(config, sampling_ratio=settings.trace_ratio, sampling=sampling)
+    if settings.otlp_endpoint is not None:
+        exporter = "both" if config.exporter == "memory" else config.exporter
+        try:
+            config = replace(config, endpoint=settings.otlp_endpoint, exporter=exporter)
+        except ValueError as error:
+            raise SettingsError(f"--otlp-endpoint: {error}") from error
+    return config

@@ -13,7 +13,7 @@ from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import Link
 from agentos_engine.clock import ManualClock
 from agentos_engine.config import read_settings
-from agentos_engine.config_file import read_config_file
+from agentos_engine.config_file import default_config, read_config_file
 
 
 def pytest_asyncio_loop_factories():
@@ -144,17 +144,22 @@ class Running:
 async def run_engine():
     """Starts engines: ``await run_engine(*flags)``, with ``prepare=`` to change the engine before it listens.
 
-    ``console=`` is what the engine is told of its console, other keywords are settings that have no flag.
+    ``console=`` is what the engine is told of its console, ``grants=`` what workers with a token may do,
+    ``limits=`` those that its config file sets; other keywords are settings that have no flag.
     """
     started: list[Running] = []
 
-    async def run(*flags: str, prepare=None, console=None, **others) -> Running:
+    async def run(*flags: str, prepare=None, console=None, grants=(), limits=None, **others) -> Running:
         ports = ("--port", "0", "--http-port", "0", "--stream-port", "0", "--admin-port", "0")
         settings = replace(read_settings([*ports, *flags], {}), **others)
         config = read_config_file(settings.config, {}) if settings.config else None
+        if limits:
+            config = config or default_config()
+            config = replace(config, agentos=replace(config.agentos, limits=tuple(limits.items())))
         engine = Engine(settings, config, console=console)
         if prepare is not None:
             prepare(engine)
+        engine.permissions.take(grants)
         started.append(Running(engine, await engine.start()))
         return started[-1]
 

@@ -118,7 +118,9 @@ async def test_a_forwarded_function_is_called_like_one_of_this_engine(run_engine
     spans = here.engine.parts.observability.spans
     (span,) = spans.trace("0af7651916cd43dd8448eb211c80319c")
     assert (span.name, span.parent_span_id) == ("call remote::echo", "b7ad6b7169203331")
-    assert calls[0]["traceparent"] == f"00-{span.trace_id}-{span.span_id}-01"
+    (further,) = there.engine.parts.observability.spans.trace(span.trace_id)
+    assert (further.name, further.parent_span_id) == ("call svc::echo", span.span_id)
+    assert calls[0]["traceparent"] == f"00-{span.trace_id}-{further.span_id}-01"
     assert calls[0]["metadata"] == {"k": "v"}
 
 

@@ -9,6 +9,7 @@ from agentos_engine.builtins.listings import Listings
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import Peer as Who
 from agentos_engine.bus.registry import reserved
+from agentos_engine.limits import Limits
 from agentos_engine.protocol.messages import Message
 
 
@@ -405,10 +406,9 @@ def test_functions_invoked_over_http_are_refused_aloud(bus, join):
     assert len(bus.registry) == 0
 
 
-def test_a_connection_has_a_bounded_number_and_size_of_registrations(bus, join, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_FUNCTIONS", 2)
-    monkeypatch.setattr(limits, "MAX_REGISTERED", 1000)
-    worker = join()
+def test_a_connection_has_a_bounded_number_and_size_of_registrations(join):
+    bus = Bus(bounds=Limits(functions_per_connection=2, registered_bytes_per_connection=1000))
+    worker = join(bus=bus)
     for name in "abb":
         worker.send(type="registerfunction", id=f"x::{name}")
     assert worker.take() == []
@@ -424,9 +424,9 @@ def test_a_connection_has_a_bounded_number_and_size_of_registrations(bus, join, 
     assert worker.connection.registered_bytes == 0
 
 
-def test_unanswered_calls_are_bounded_for_caller_and_worker(join, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_IN_FLIGHT", 2)
-    worker, caller, other = join(), join(), join()
+def test_unanswered_calls_are_bounded_for_caller_and_worker(join):
+    bus = Bus(bounds=Limits(calls_per_connection=2))
+    worker, caller, other = join(bus=bus), join(bus=bus), join(bus=bus)
     worker.send(type="registerfunction", id="a::f")
     for number in range(3):
         call(caller, "a::f", f"i-{number}")
@@ -533,8 +533,8 @@ def test_the_engines_own_callers_get_answers_too(bus, join):
     assert bus.calls.invocations.in_flight == 0
 
 
-async def test_calls_that_nobody_waits_for_are_bounded_while_the_engine_carries_them_out(bus, join, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_IN_FLIGHT", 3)
+async def test_calls_that_nobody_waits_for_are_bounded_while_the_engine_carries_them_out(join):
+    bus = Bus(bounds=Limits(calls_per_connection=3))
     gate = asyncio.Event()
     started = []
 
@@ -543,7 +543,7 @@ async def test_calls_that_nobody_waits_for_are_bounded_while_the_engine_carries_
         await gate.wait()
 
     bus.functions.add("engine::slow", slow)
-    worker = join()
+    worker = join(bus=bus)
     for number in range(10):
         worker.send(type="invokefunction", function_id="engine::slow", data=number)
     await asyncio.sleep(0)

@@ -10,13 +10,15 @@ import struct
 import picows
 import pytest
 import websockets
+from agentos_engine import limits
 from agentos_engine.builtins import channels as builtin
-from agentos_engine.bus import channels as room
+from agentos_engine.bus.bounds import Bounds
 from agentos_engine.bus.bus import Bus
-from agentos_engine.bus.channels import BYTES_PER_PLACE, Channels
+from agentos_engine.bus.channels import BYTES_PER_PLACE, Channels, Writer
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import Context
 from agentos_engine.clock import ManualClock
+from agentos_engine.limits import Limits
 from agentos_engine.server.channels import ChannelSocket, ReaderSocket, WriterSocket, accept_channel
 
 
@@ -180,8 +182,8 @@ def test_the_buffer_size_is_64_unless_asked_for_and_brought_into_1_to_1024(chann
     assert channels.create(asked).buffer_size == size
 
 
-def test_when_all_channels_together_hold_too_much_each_is_full_with_one_frame(channels, monkeypatch):
-    monkeypatch.setattr(room, "MAX_BUFFERED", 1000)
+def test_when_all_channels_together_hold_too_much_each_is_full_with_one_frame(channels):
+    channels.max_buffered = 1000
     greedy = channels.create().open_writer()
     assert greedy.write(bytes(900))
     assert not greedy.write(bytes(101))
@@ -274,21 +276,22 @@ async def test_a_channel_with_an_end_never_taken_is_removed_after_five_minutes_a
     assert len(channels) == 0
 
 
-def test_the_number_of_channels_is_bounded_for_one_owner_and_for_all(channels, monkeypatch):
-    monkeypatch.setattr(room, "MAX_CHANNELS_OF_OWNER", 2)
-    monkeypatch.setattr(room, "MAX_CHANNELS", 3)
+def test_the_number_of_channels_is_bounded_for_one_owner_and_for_all():
+    channels = Channels(ManualClock(), Bounds(Limits(channels_per_connection=2, channels=5)))
     first = channels.create(owner="a")
     channels.create(owner="a")
-    with pytest.raises(BusError, match="a worker has at most 2") as caught:
+    with pytest.raises(BusError, match="a connection has at most 2 open data channels") as caught:
         channels.create(owner="a")
     assert caught.value.code == "limit_exceeded"
-    channels.create(owner="b")
-    with pytest.raises(BusError, match="an engine has at most 3"):
-        channels.create(owner="c")
+    for owner in "bcd":
+        channels.create(owner=owner)
+    with pytest.raises(BusError, match="all open data channels together are 5 already"):
+        channels.create(owner="e")
     channels.create()
     first.discard()
     first.discard()
-    channels.create(owner="c")
+    channels.create(owner="e")
+    channels.close()
 
 
 class Port:
@@ -296,6 +299,7 @@ class Port:
 
     def __init__(self, channels: Channels) -> None:
         self.channels = channels
+        self.bounds = Bounds()
         self.open: set[ChannelSocket] = set()
         self.number = 0
         self.clients: list = []
@@ -308,7 +312,7 @@ class Port:
         return server
 
     def _accept(self, request):
-        return accept_channel(self.channels, request.path, self.open.add, self.open.discard)
+        return accept_channel(self.channels, request.path, self.open.add, self.open.discard, self.bounds)
 
     def path(self, ref) -> str:
         return f"/ws/channels/{ref['channel_id']}?key={ref['access_key']}&dir={ref['direction']}"
@@ -500,9 +504,7 @@ async def test_a_writer_waits_for_a_reader_that_does_not_read_and_nothing_is_los
         await writer.close()
 
     sending = asyncio.ensure_future(send())
-    end = next(
-        each for each in port.open if isinstance(each._writer if hasattr(each, "_writer") else None, room.Writer)
-    )
+    end = next(each for each in port.open if isinstance(each._writer if hasattr(each, "_writer") else None, Writer))
     await eventually(lambda: end.is_held_up and writer.transport.get_write_buffer_size() > 0, "the writer has to wait")
     waiting = sent
     assert waiting < total, "50 MB are not in the engine"
@@ -592,8 +594,8 @@ async def drain_frames(reader) -> list:
         return got
 
 
-async def test_a_message_beyond_the_bound_ends_the_writer(port, monkeypatch):
-    monkeypatch.setattr("agentos_engine.limits.MAX_MESSAGE", 1000)
+async def test_a_message_beyond_the_bound_ends_the_writer(port):
+    port.bounds = Bounds(Limits(message_bytes=1000))
     channel = port.channels.create()
     reader = await port.connect(channel.reader_ref())
     writer = await port.connect(channel.writer_ref())
@@ -646,7 +648,8 @@ async def test_the_engine_itself_is_either_end(port):
     assert await drain(await port.connect(ends.channel.reader_ref())) == [b"from the engine", "{}"]
 
 
-async def test_a_peer_that_answers_no_ping_is_cut_but_one_that_does_is_not(port):
+async def test_a_peer_that_answers_no_ping_is_cut_but_one_that_does_is_not(port, monkeypatch):
+    monkeypatch.setattr("agentos_engine.server.channels.RECENT", 0.0)
     alive, dead = port.channels.create(), port.channels.create()
     living = await port.connect(alive.reader_ref())
     await port.connect_raw(dead.writer_ref())
@@ -731,9 +734,9 @@ def test_create_refuses_what_it_cannot_read(create, channels, data):
     assert len(channels) == 0
 
 
-def test_create_is_bounded(create, monkeypatch):
-    monkeypatch.setattr(room, "MAX_CHANNELS_OF_OWNER", 1)
-    create(b"{}")
+def test_create_is_bounded(create):
+    for _ in range(limits.DEFAULT.channels_per_connection):
+        create(b"{}")
     with pytest.raises(BusError) as caught:
         create(b"{}")
     assert caught.value.code == "limit_exceeded"

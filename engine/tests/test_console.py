@@ -275,7 +275,7 @@ async def test_no_token_is_shown_or_kept_of_an_error(start):
     answer = await calling
     spans = await console.call("engine::traces::list", {})
     kept = (await console.get("/api/calls")).body.decode()
-    assert answer["error"]["message"] == "no way to ws://127.0.0.1:1/w/<token>/pod"
+    assert answer["error"]["message"] == "no way to ws://127.0.0.1:1/w/<redacted>/pod"
     assert "no way to" in kept
     assert "no way to" in json.dumps(await console.call("engine::traces::tree", {"trace_id": answer["trace_id"]}))
     assert "eyJh" not in json.dumps([answer, kept, spans])

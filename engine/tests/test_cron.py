@@ -3,8 +3,11 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from agentos_engine.bus.bus import Bus
 from agentos_engine.cron import ExpressionError, parse
-from agentos_engine.triggers.cron import Cron
+from agentos_engine.storage.records import MemoryRecords
+from agentos_engine.storage.values import StorageError
+from agentos_engine.triggers.cron import GRACE, Cron
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -396,3 +399,134 @@ async def test_the_module_can_be_stopped_and_another_started(bus, clock, join):
     assert len(worker.calls()) == 1
     await again.stop()
     await bus.close()
+
+
+# Across an end of the engine
+
+
+class Engines:
+    """One engine after the other, with one store; each end is a crash."""
+
+    def __init__(self, clock, join):
+        self.clock, self.join, self.records = clock, join, MemoryRecords()
+
+    async def start(self):
+        """Return a peer on a new engine."""
+        bus = Bus(clock=self.clock)
+        self.module = Cron(bus=bus, records=self.records)
+        await self.module.start()
+        return self.join(bus=bus)
+
+    async def crash(self):
+        """Leave everything as it is: no binding is taken back in a crash."""
+        self.module._stopping = True
+        await self.module.stop()
+
+
+@pytest.fixture
+def engines(clock, join):
+    return Engines(clock, join)
+
+
+async def test_a_tick_is_recorded_before_its_call(engines, clock):
+    worker = Worker(await engines.start())
+    now = int(clock.time())
+    await clock.advance(0)
+    assert list((await engines.records.load()).values()) == [b"%d" % now]
+    await clock.advance(1)
+    assert len(worker.calls()) == 1
+    assert list((await engines.records.load()).values()) == [b"%d" % (now + 1)]
+
+
+async def test_a_tick_is_not_called_again_after_a_crash_though_the_clock_went_back(engines, clock):
+    worker = Worker(await engines.start())
+    await clock.advance(1)
+    assert len(worker.calls()) == 1
+    await engines.crash()
+    clock._start -= 5
+    again = Worker(await engines.start())
+    await clock.advance(5.5)
+    assert again.calls() == []
+    await clock.advance(0.5)
+    assert len(again.calls()) == 1
+
+
+async def test_a_tick_that_came_due_while_the_engine_was_away_is_made_up_for_once(engines, clock):
+    Worker(await engines.start(), expression="0 */5 * * * *")
+    now = clock.time()
+    due = (now // 300 + 1) * 300
+    await clock.advance(due - 10 - now)
+    await engines.crash()
+    await clock.advance(10 + 200)  # due, and late by 200 s
+    again = Worker(await engines.start(), expression="0 */5 * * * *")
+    await clock.advance(0)
+    (call,) = again.calls()
+    assert time_of(call["data"]["scheduled_time"]) == due
+    again.answer(call, result=None)
+    await clock.advance(99)
+    assert again.calls() == []
+    await clock.advance(1)
+    assert len(again.calls()) == 1
+
+
+async def test_many_missed_ticks_are_made_up_for_by_one_call(engines, clock):
+    Worker(await engines.start())
+    await clock.advance(0.5)
+    await engines.crash()
+    await clock.advance(30)
+    again = Worker(await engines.start())
+    await clock.advance(0)
+    (call,) = again.calls()
+    again.answer(call, result=None)
+    await clock.advance(0.4)
+    assert again.calls() == []
+
+
+async def test_a_tick_that_is_too_late_is_left_out_and_that_is_told(engines, clock, caplog):
+    Worker(await engines.start(), expression="@daily")
+    now = clock.time()
+    due = (now // 86_400 + 1) * 86_400
+    await clock.advance(due - 10 - now)
+    await engines.crash()
+    await clock.advance(10 + GRACE + 1)
+    again = Worker(await engines.start(), expression="@daily")
+    await clock.advance(100)
+    assert again.calls() == []
+    (record,) = [each for each in caplog.records if "was not called while the engine was away" in each.message]
+    assert time_of(record.scheduled_time) == due
+
+
+async def test_a_job_whose_worker_went_while_the_engine_ran_is_not_made_up_for(engines, clock):
+    worker = Worker(await engines.start())
+    await clock.advance(0.5)
+    worker.peer.end()
+    await clock.advance(0)
+    assert await engines.records.load() == {}
+    await engines.crash()
+    await clock.advance(10)
+    again = Worker(await engines.start())
+    await clock.advance(0)
+    assert again.calls() == []
+
+
+async def test_records_of_jobs_that_do_not_come_back_are_removed(engines, clock):
+    Worker(await engines.start())
+    await clock.advance(0.5)
+    await engines.crash()
+    await engines.start()
+    assert len(await engines.records.load()) == 1
+    await clock.advance(GRACE)
+    assert await engines.records.load() == {}
+
+
+async def test_ticks_go_on_when_they_cannot_be_recorded_and_that_is_told_once(engines, clock, caplog):
+    async def change(*given, **named):
+        raise StorageError("storage_full", "no room")
+
+    engines.records.change = change
+    worker = Worker(await engines.start())
+    for _ in range(3):
+        await clock.advance(1)
+        (call,) = worker.calls()
+        worker.answer(call, result=None)
+    assert len([each for each in caplog.records if "not recorded" in each.message]) == 1

@@ -119,7 +119,7 @@ def near_messages(draw, pool=NO_TEXTS):
 # The protocol: bytes in, values out
 
 
-PURE = {"collections", "dataclasses", "json", "msgspec", "re", "typing", "urllib.parse"}
+PURE = {"agentos_contracts.redaction", "collections", "dataclasses", "json", "msgspec", "re", "typing", "urllib.parse"}
 """All that the protocol may import beside itself: nothing of it reads, writes, waits or looks at a clock."""
 
 
@@ -719,18 +719,23 @@ class BusMachine(RuleBasedStateMachine):
         provided = {(one.connection.id, one.trigger_type) for each in triggers._providers.values() for one in each}
         assert provided == {(each.id, name) for each in connections for name in each.trigger_types}
         for (trigger_type, trigger_id), (provider, binding) in triggers._delivered.items():
-            assert binding is triggers._bindings[trigger_type][trigger_id][-1]
+            assert binding is next(reversed(triggers._bindings[trigger_type][trigger_id]))
             assert provider in connections
             assert trigger_type in provider.trigger_types
         for each in connections:
             parts = (each.registrations, each.bindings, each.trigger_types)
             sizes = [one.size for part in parts for one in part.values()]
             assert each.registered_bytes == sum(sizes)
+        bounds = self.bus.bounds
+        assert bounds.registered == sum(each.registered_bytes for each in connections) + triggers._ownerless_bytes
+        assert bounds.functions == len(registrations)
+        own = sum(len(each.bindings) + len(each.trigger_types) for each in connections)
+        assert bounds.triggers == own + len(triggers._ownerless)
         if self.fussy is not None:
             assert self.fussy.bound <= set(bindings)
             groups = triggers.served["t::engine"].groups.values()
             assert all(groups)
-            assert {one for group in groups for one in group} <= set(bindings)
+            assert {one for group in groups for of_one in group.values() for one in of_one} <= set(bindings)
 
     def _end(self):
         """All go but one, whose calls are answered then; time ends the rest; it goes too, and nothing is left."""
@@ -741,6 +746,7 @@ class BusMachine(RuleBasedStateMachine):
         for _ in range(2):
             self.time_passes(60)
         assert self.bus.calls.invocations.in_flight == 0
+        assert self.bus.bounds.held == 0
         (last,) = self.peers
         assert not any(last.open.values())
         assert all(call.done() for call in self.engine_calls)

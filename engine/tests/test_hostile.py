@@ -407,6 +407,137 @@ async def test_a_call_under_an_id_that_was_given_up_gets_no_late_answer_to_anoth
     assert (await worker.receive("invokefunction"))["invocation_id"] == "1"  # it has been answered: free again
 
 
+def unmasked(opcode, payload):
+    return bytes([0x80 | opcode, len(payload)]) + payload
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        unmasked(TEXT, b'{"type":"ping"}'),
+        b"\xc1" + masked(TEXT, b"{}")[1:],  # compressed, which nobody agreed to
+        b"\x83" + masked(TEXT, b"{}")[1:],  # an opcode that is reserved
+        b"\x8b" + masked(TEXT, b"")[1:],
+        masked(CONTINUATION, b"{}"),
+        masked(TEXT, b"{", fin=False) + masked(TEXT, b"}"),
+    ],
+)
+async def test_frames_that_are_against_the_protocol_end_that_connection_and_no_other(running, raw, pair, frame):
+    peer = await raw(running)
+    peer.writer.write(frame)
+    assert await peer.closed() in (1002, None)
+    await still_answers(pair)
+
+
+async def test_floods_of_close_frames_pings_and_tiny_messages_delay_nobody(running, raw, pair):
+    for flood in (
+        masked(CLOSE, struct.pack(">H", 1000)) * 20_000,
+        masked(PING, b"") * 50_000,
+        masked(10, b"x") * 50_000,
+        masked(TEXT, b"") * 50_000,
+        masked(TEXT, b'{"type":"pong"}') * 50_000,
+        masked(TEXT, b"", fin=False) + masked(CONTINUATION, b"", fin=False) * 100_000,
+    ):
+        peer = await raw(running)
+        peer.writer.write(flood)
+        for _ in range(3):
+            await still_answers(pair)
+
+
+async def test_an_upgrade_without_end_is_given_up_and_takes_little_memory(run_engine, raw):
+    def impatient(engine):
+        entry = engine.config.entries["worker-manager"]
+        engine.config.entries["worker-manager"] = replace(
+            entry, options=replace(entry.options, handshake_timeout_ms=500)
+        )
+
+    running = await run_engine(prepare=impatient)
+    caller = await running.connect()
+    peers = [await raw(running, upgrade=UPGRADE[:-2]) for _ in range(5)]
+    before, sent = time.monotonic(), 0
+    while any(not each.writer.is_closing() for each in peers) and time.monotonic() - before < 10:
+        for each in peers:
+            if not each.writer.is_closing():
+                each.writer.write(b"X-More: " + b"x" * 4000 + b"\r\n")
+                sent += 4010
+        await caller.settled()
+        await asyncio.sleep(0.005)
+    assert all(each.writer.is_closing() for each in peers)
+    assert time.monotonic() - before < 8
+
+
+async def test_a_thousand_connections_that_say_nothing_lock_nobody_out(run_engine):
+    def impatient(engine):
+        entry = engine.config.entries["worker-manager"]
+        engine.config.entries["worker-manager"] = replace(
+            entry, options=replace(entry.options, handshake_timeout_ms=500)
+        )
+
+    running = await run_engine(prepare=impatient)
+    silent = []
+    for _ in range(300):
+        silent.append(await asyncio.open_connection("127.0.0.1", running.ports.workers))
+    for _ in range(200):
+        silent.append(await asyncio.open_connection("127.0.0.1", running.ports.http))
+    before = time.monotonic()
+    await (await running.connect()).settled()
+    assert (await running.http(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")).startswith(b"HTTP/1.1 404")
+    assert time.monotonic() - before < 2
+    for reader, _ in silent[:300]:
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+    for _, writer in silent:
+        writer.transport.abort()
+
+
+async def test_a_call_that_grows_beyond_the_largest_message_is_refused_and_its_worker_goes_on(running, raw, pair):
+    worker, caller = await raw(running), await raw(running)
+    worker.tell(type="registerfunction", id="b::f")
+    await worker.settled()
+    start, end = b'{"type":"invokefunction","invocation_id":"i","function_id":"b::f","data":{"x":"', b'"}}'
+    caller.send(start + b"x" * (limits.MAX_MESSAGE - len(start) - len(end)) + end)  # and the engine adds who called
+    answer = await caller.receive("invocationresult")
+    assert (answer["invocation_id"], answer["error"]["code"]) == ("i", "payload_too_large")
+    caller.tell(type="invokefunction", invocation_id="j", function_id="b::f")
+    assert (await worker.receive("invokefunction"))["invocation_id"] == "j"
+    await still_answers(pair)
+
+
+FATAL = {
+    "a number of 5,000 digits": b"1" * 5000,
+    "a negative one in an object": b'{"n":-%s}' % (b"1" * 4301),
+    "900 deep": b"[" * 900 + b"]" * 900,
+    "900 deep in objects": b'{"a":' * 900 + b"1" + b"}" * 900,
+}
+"""Python SDKs before 0.25 stop reading at what their parser refuses, and stay connected."""
+
+
+@pytest.mark.parametrize("what", FATAL)
+async def test_what_ends_the_work_of_an_old_python_sdk_is_never_sent_to_one(running, raw, what):
+    worker, caller = await raw(running), await raw(running)
+    about = {"runtime": "python", "version": "0.11.6", "name": "old"}
+    worker.tell(type="invokefunction", function_id="engine::workers::register", data=about)
+    worker.tell(type="registerfunction", id="old::f")
+    worker.tell(type="registerfunction", id="old::g")
+    caller.tell(type="registerfunction", id="new::f")
+    await worker.settled()
+    await caller.settled()
+    caller.send(b'{"type":"invokefunction","invocation_id":"i","function_id":"old::f","data":%s}' % FATAL[what])
+    answer = await caller.receive("invocationresult")
+    assert answer["error"]["code"] == "payload_too_large"
+    assert "cannot read" in answer["error"]["message"]
+    caller.send(b'{"type":"invokefunction","function_id":"old::f","data":%s,"action":{"type":"void"}}' % FATAL[what])
+    worker.tell(type="invokefunction", invocation_id="j", function_id="new::f")
+    await caller.receive("invokefunction")
+    caller.send(b'{"type":"invocationresult","invocation_id":"j","function_id":"new::f","result":%s}' % FATAL[what])
+    answer = await worker.receive("invocationresult")
+    assert (answer["invocation_id"], answer["error"]["code"]) == ("j", "payload_too_large")
+    large = {"text": "x" * 10_000, "digits": "1" * 4000, "flat": [{"n": 10**4000 // 7}] * 20 + [[]] * 600}
+    caller.tell(type="invokefunction", invocation_id="k", function_id="old::g", data=large)
+    assert (await worker.receive("invokefunction"))["data"]["flat"] == large["flat"]
+
+
 # HTTP
 
 
@@ -579,3 +710,26 @@ async def test_trailers_never_pass_for_headers_and_are_bounded(rest):
 async def test_what_a_proxy_could_read_otherwise_is_refused(run_engine, head, status):
     running = await run_engine()
     assert (await running.http(head)).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_flood_of_pipelined_requests_is_answered_in_order_and_delays_no_other(rest):
+    request = b"GET /pub/a HTTP/1.1\r\nHost: h\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", rest.ports.http)
+    writer.write(request * 3000 + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    for _ in range(5):
+        before = time.monotonic()
+        assert statuses(await rest.http(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))) == [200]
+        assert time.monotonic() - before < 2
+    async with asyncio.timeout(30):
+        assert statuses(await reader.read()) == [200] * 3001
+    writer.close()
+
+
+async def test_a_client_that_is_asked_for_its_body_and_sends_nothing_is_given_up(rest):
+    rest.engine.modules["http"].server.read_timeout = 0.5
+    head = b"Host: h\r\nContent-Type: application/json\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    answer = await rest.http(b"POST /pub/a HTTP/1.1\r\n" + head)
+    assert statuses(answer) == [100, 408]
+    answer = await rest.http(b"POST /nowhere HTTP/1.1\r\n" + head)
+    assert statuses(answer) == [404], "nobody has the route, so the body is not asked for"
+    assert rest.seen == []

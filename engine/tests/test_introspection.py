@@ -4,6 +4,8 @@ import asyncio
 import json
 
 import pytest
+from agentos_contracts.grants import Grant
+from agentos_contracts.patterns import Pattern
 from agentos_engine.builtins import engine
 from agentos_engine.builtins.listings import Listings
 from agentos_engine.bus.connection import Peer as Who
@@ -280,7 +282,8 @@ async def test_a_trigger_made_by_a_call_fails_with_the_providers_reason_and_leav
     assert ask(caller, "engine::registered-triggers::list")["registered_triggers"] == []
 
 
-async def test_draining_is_for_the_operator_and_reports(described, join):
+async def test_draining_is_for_the_operator_and_reports(described, join, bus):
+    bus.grants.take([Grant("u", "default/w", (Pattern("a::*"),))])
     operator = join(peer=Who("r", "operator", "u", "operator", "p"))
     worker = join(peer=Who("r", "default/w", "u", "worker", "pod-1"))
     caller = join(peer=Who("r", "default/c", "u", "worker", "pod-2"))
@@ -303,6 +306,7 @@ async def test_draining_is_for_the_operator_and_reports(described, join):
 
 
 async def test_a_worker_cannot_have_others_drained_by_a_queue(described, join, bus):
+    bus.grants.take([Grant("u", "default/w")])
     worker = join(peer=Who("r", "default/w", "u", "worker", "pod-1"))
     with pytest.raises(BusError, match="for the operator") as refused:
         await bus.call("engine::workers::drain", b'{"pod_uid": "pod-1"}', source="queue default")

@@ -535,12 +535,13 @@ class TestSampling:
     @pytest.mark.parametrize(
         ("keys", "name", "parent", "expected"),
         [
-            ({}, "GET /x", None, True),
+            ({}, "GET /x", "01", True),
+            ({"sampling_ratio": 1}, "GET /x", None, True),
             ({"sampling_ratio": 0}, "GET /x", None, False),
             ({"sampling_ratio": 0, "sampling": {"default": 1}}, "GET /x", None, True),
             ({"sampling": {"rules": [{"operation": "GET /h*", "rate": 0}]}}, "GET /health", None, False),
-            ({"sampling": {"rules": [{"operation": "GET /h*", "rate": 0}]}}, "GET /x", None, True),
-            ({"sampling": {"rules": [{"service": "other*", "rate": 0}]}}, "GET /x", None, True),
+            ({"sampling_ratio": 1, "sampling": {"rules": [{"operation": "GET /h*", "rate": 0}]}}, "GET /x", None, True),
+            ({"sampling_ratio": 1, "sampling": {"rules": [{"service": "other*", "rate": 0}]}}, "GET /x", None, True),
             ({"sampling": {"rules": [{"service": "ii?", "rate": 0}, {"rate": 1}]}}, "GET /x", None, False),
             ({"sampling_ratio": 0}, "GET /x", "01", True),
             ({"sampling_ratio": 1}, "GET /x", "00", False),
@@ -551,6 +552,10 @@ class TestSampling:
         config = msgspec.convert(keys, ObservabilityConfig)
         caller = parse_traceparent(f"00-{TRACE}-{1:016x}-{parent}") if parent else None
         assert sampled(config, name, TRACE, caller) is expected
+
+    def test_a_hundredth_is_recorded_when_nothing_is_said(self):
+        trace_ids = (f"{number * 0x9E3779B97F4A7C15 % (1 << 64):032x}" for number in range(10_000))
+        assert 80 <= sum(sampled(ObservabilityConfig(), "x", each) for each in trace_ids) <= 120
 
     def test_a_ratio_takes_its_share_of_trace_ids(self):
         config = ObservabilityConfig(sampling_ratio=0.25)
@@ -586,7 +591,8 @@ class TestSampling:
         assert stored["end_time_unix_nano"] - stored["start_time_unix_nano"] == 2 * SECOND
 
     async def test_new_traces_are_held_to_the_rate_limit(self, observe, clock):
-        module = await observe(sampling=msgspec.convert({"rate_limit": {"max_traces_per_second": 2}}, Sampling))
+        limit = msgspec.convert({"rate_limit": {"max_traces_per_second": 2}}, Sampling)
+        module = await observe(sampling_ratio=1.0, sampling=limit)
         assert [module.sample("x") is not None for _ in range(4)] == [True, True, False, False]
         assert module.sample("x", f"00-{TRACE}-{7:016x}-01") is not None
         await clock.advance(1)

@@ -42,7 +42,9 @@ async def export(bus, collector):
     started = []
 
     async def export(**keys) -> Observability:
-        config = ObservabilityConfig(**({"exporter": "both", "logs_console_output": False} | keys))
+        config = ObservabilityConfig(
+            **({"exporter": "both", "logs_console_output": False, "sampling_ratio": 1.0} | keys)
+        )
         module = Observability(bus=bus, config=config, post_json=collector.post)
         started.append(module)
         await module.start()

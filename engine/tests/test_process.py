@@ -119,7 +119,8 @@ def test_an_open_engine_warns_when_it_listens_beyond_loopback():
     process.wait(10)
     assert [each["level"] for each in before] == ["warning"]
     assert "open" in before[0]["message"]
-    process = run(*FREE, "--host", "0.0.0.0", AGENTOS_VERIFY_KEYS=SigningKey.generate().verify_key)
+    guarded = {"AGENTOS_VERIFY_KEYS": SigningKey.generate().verify_key, "AGENTOS_HTTP_AUTH": '{"auth": "none"}'}
+    process = run(*FREE, "--host", "0.0.0.0", **guarded)
     _, before = started(process)
     process.terminate()
     process.wait(10)

@@ -13,6 +13,7 @@ from agentos_engine.builtins.queue import Queues
 from agentos_engine.bus.connection import Link
 from agentos_engine.bus.errors import BusError
 from agentos_engine.config import SettingsError
+from agentos_engine.limits import Limits
 from agentos_engine.queues import consumer, topics
 from agentos_engine.storage.queues import Keep, MemoryQueueStore
 from agentos_engine.storage.sqlite import SqliteStorage
@@ -321,9 +322,9 @@ class TestNamedQueues:
         assert [each["p"] for each in worker.calls] == order
 
     async def test_a_full_queue_refuses_with_a_code_and_takes_jobs_again_later(
-        self, start, worker, enqueue, clock, monkeypatch
+        self, bus, start, worker, enqueue, clock, monkeypatch
     ):
-        monkeypatch.setattr(consumer, "MAX_DEPTH", 2)
+        monkeypatch.setattr(bus.bounds, "limits", Limits(queue_jobs=2))
         await start()
         gate = asyncio.Event()
         worker.serve("a::f", lambda data: gate.wait())
@@ -334,13 +335,18 @@ class TestNamedQueues:
         await clock.advance(0)
         await enqueue("default", "a::f")
 
-    async def test_the_bytes_of_all_queues_are_bounded_together(self, start, worker, enqueue, clock, monkeypatch):
-        monkeypatch.setattr(consumer, "MAX_STORED", 1000)
-        await start(one={}, two={})
+    async def test_the_bytes_of_all_queues_are_bounded_together(self, bus, start, worker, enqueue, clock, monkeypatch):
+        monkeypatch.setattr(bus.bounds, "limits", Limits(job_bytes=1300))
+        await start(one={}, two={}, three={})
         gate = asyncio.Event()
         worker.serve("a::f", lambda data: gate.wait())
         await enqueue("one", "a::f", "x" * 600)
-        assert (await refused(enqueue("two", "a::f", "x" * 600))).code == "queue_full"
+        assert (await refused(enqueue("one", "a::f", "x" * 200))).code == "queue_full", (
+            "it may hold what is free, no more"
+        )
+        await enqueue("two", "a::f", "x" * 400)
+        assert (await refused(enqueue("three", "a::f", "x" * 400))).code == "queue_full"
+        assert bus.limits_hit == {"job_bytes": 2}
         gate.set()
         await clock.advance(0)
         await enqueue("two", "a::f", "x" * 600)
@@ -450,8 +456,8 @@ class TestIdempotency:
         await clock.advance(0)
         assert worker.calls == [1, 3, 4, 5]
 
-    async def test_a_refused_duplicate_takes_no_room(self, start, worker, enqueue, clock, monkeypatch):
-        monkeypatch.setattr(consumer, "MAX_DEPTH", 2)
+    async def test_a_refused_duplicate_takes_no_room(self, bus, start, worker, enqueue, clock, monkeypatch):
+        monkeypatch.setattr(bus.bounds, "limits", Limits(queue_jobs=2))
         await start()
         worker.serve("a::f", lambda data: asyncio.get_running_loop().create_future())
         for _ in range(5):
@@ -608,6 +614,26 @@ class TestRestart:
         await clock.advance(0)
         assert worker.calls == [1, 1]
         assert await ask("engine::queue::dlq_topics") == []
+
+    async def test_a_job_from_before_waits_for_its_worker_to_come_back_and_that_is_no_attempt(
+        self, start, worker, enqueue, ask, clock
+    ):
+        queues = await start(orders={"max_retries": 1, "concurrency": 1})
+        worker.serve("a::f", lambda data: asyncio.get_running_loop().create_future())
+        await enqueue("orders", "a::f", 1)
+        await enqueue("orders", "a::g", 2)
+        await clock.advance(0)
+        await queues.stop()
+        worker.tell(type="unregisterfunction", id="a::f")
+        await start(orders={"max_retries": 1, "concurrency": 1})
+        await enqueue("orders", "a::late", 3)  # nobody was there for it when it was put in either
+        await clock.advance(50)
+        assert [each["payload"] for each in await ask("engine::queue::dlq_messages", topic="orders")] == [3]
+        worker.serve("a::f")
+        await clock.advance(2)
+        assert worker.calls == [1, 1]
+        await clock.advance(20)
+        assert [each["payload"] for each in await ask("engine::queue::dlq_messages", topic="orders")] == [3, 2]
 
     async def test_no_job_is_started_once_the_queues_stop(self, start, worker, enqueue, clock):
         worker.serve("a::f", lambda number: asyncio.get_running_loop().create_future())
@@ -996,9 +1022,9 @@ class TestTopics:
         assert worker.calls == [1]
 
     async def test_a_full_queue_of_a_present_subscriber_refuses_the_message_for_all(
-        self, worker, ask, clock, monkeypatch
+        self, bus, worker, ask, clock, monkeypatch
     ):
-        monkeypatch.setattr(consumer, "MAX_DEPTH", 1)
+        monkeypatch.setattr(bus.bounds, "limits", Limits(queue_jobs=1))
         worker.serve("a::ok")
         worker.serve("a::stuck", lambda data: asyncio.get_running_loop().create_future())
         for function_id in ("a::ok", "a::stuck"):

@@ -84,7 +84,8 @@ class World:
 
     def record(self, **keys) -> None:
         """Record spans."""
-        self.telemetry = Observability(bus=self.bus, config=ObservabilityConfig(logs_console_output=False, **keys))
+        keys = {"sampling_ratio": 1.0, "logs_console_output": False} | keys
+        self.telemetry = Observability(bus=self.bus, config=ObservabilityConfig(**keys))
         self.modules.append(self.telemetry)
         self.bus.spans = self.telemetry
 
@@ -313,7 +314,10 @@ def _fail(*arguments, **options):
 def settings(timeout: int, **observability) -> str:
     """A config file with a REST port and telemetry."""
     http = {"name": "iii-http", "config": {"default_timeout": timeout}}
-    telemetry = {"name": "iii-observability", "config": {"logs_console_output": False, **observability}}
+    telemetry = {
+        "name": "iii-observability",
+        "config": {"logs_console_output": False, "sampling_ratio": 1, **observability},
+    }
     return json.dumps({"workers": [http, {"name": "iii-state"}, telemetry]})
 
 

@@ -1,10 +1,13 @@
 import asyncio
 
 import pytest
-from agentos_engine import limits
+from agentos_contracts.grants import Grant
+from agentos_contracts.patterns import Pattern
 from agentos_engine.builtins import engine
+from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import Peer as Who
 from agentos_engine.bus.errors import BusError
+from agentos_engine.limits import Limits
 from agentos_engine.triggers.connections import ConnectionsTrigger
 from agentos_engine.triggers.firing import Firing
 
@@ -113,9 +116,8 @@ def test_a_binding_without_one_of_its_names_is_refused(join, missing):
     assert worker.take()[0]["error"]["code"] == "trigger_registration_failed"
 
 
-def test_bindings_are_bounded_and_replacing_one_takes_no_room(join, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_FUNCTIONS", 2)
-    worker = join()
+def test_bindings_are_bounded_and_replacing_one_takes_no_room(join):
+    worker = join(bus=Bus(bounds=Limits(triggers_per_connection=2)))
     for trigger_id in ("a", "b", "b", "a"):
         bind(worker, trigger_id=trigger_id)
     assert worker.take() == []
@@ -126,6 +128,7 @@ def test_bindings_are_bounded_and_replacing_one_takes_no_room(join, monkeypatch)
 @pytest.fixture
 def told_by(bus):
     """Serves the type engine::connections on the bare bus."""
+    bus.grants.take([Grant("u-1", "default/w", (Pattern("a::*"), Pattern("op::*")))])
     return ConnectionsTrigger(bus)
 
 
@@ -164,6 +167,7 @@ async def test_the_operator_gets_a_snapshot_and_then_complete_entries_of_what_ch
         "pod_uid": "pod-1",
         "role": "worker",
         "functions": ["a::z"],
+        "waiting": [],
     }
     worker.send(type="registerfunction", id="a::a")
     worker.send(type="registerfunction", id="a::b")
@@ -414,9 +418,8 @@ async def test_who_may_not_watch_connections_cannot_by_a_call_either(bus, join, 
     assert "result" in operator.take("invocationresult")[0]
 
 
-def test_ids_with_a_wrong_size_and_types_without_bound_are_refused(join, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_REGISTERED", 3000)
-    worker = join()
+def test_ids_with_a_wrong_size_and_types_without_bound_are_refused(join):
+    worker = join(bus=Bus(bounds=Limits(registered_bytes_per_connection=3000)))
     for number in range(20):
         worker.send(type="registertriggertype", id=f"t-{number}", description="d" * 1000)
     assert worker.connection.registered_bytes <= 3000

@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 import websockets
+from agentos_contracts.grants import Grant
+from agentos_contracts.patterns import Pattern
 from agentos_contracts.tokens import Identity, SigningKey, issue
-from agentos_engine import limits
+from agentos_engine.permissions import table
 from agentos_engine.server.websocket import Liveness
 
 KEY = SigningKey.generate()
+GRANT = Grant("uid-1", "default/w", tuple(map(Pattern.parse, ("a", "b", "w", "echo"))))
 
 
 def token(realm="local", role="worker", key=KEY, subject="default/w"):
@@ -32,7 +35,8 @@ async def running(run_engine):
 @pytest.fixture
 async def guarded(run_engine):
     """An engine that demands tokens."""
-    return await run_engine("--verify-keys", f"{SigningKey.generate().verify_key},{KEY.verify_key}")
+    keys = f"{SigningKey.generate().verify_key},{KEY.verify_key}"
+    return await run_engine("--verify-keys", keys, grants=[GRANT])
 
 
 async def test_check_1_the_first_frame_greets_with_a_uuid(running):
@@ -106,9 +110,8 @@ async def test_check_9_a_fragmented_message_is_put_together_with_pings_in_betwee
     assert (await client.receive("invokefunction"))["data"] == "whole"
 
 
-async def test_a_fragmented_message_is_bounded(run_engine, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_MESSAGE", 1 << 20)
-    running = await run_engine()
+async def test_a_fragmented_message_is_bounded(run_engine):
+    running = await run_engine(limits={"message_bytes": 1 << 20})
     client = await running.connect()
 
     async def endless():
@@ -184,7 +187,8 @@ async def test_check_28_36_codes_and_trace_context_cross_the_wire(running):
     trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "baggage": "k=v"}
     await caller.send(type="invokefunction", function_id="a::f", invocation_id="i", data=[], **trace)
     invoked = await worker.receive("invokefunction")
-    assert {key: invoked[key] for key in trace} == trace
+    assert invoked["baggage"] == trace["baggage"]
+    assert invoked["traceparent"].split("-")[1] == trace["traceparent"].split("-")[1]
     error = {"code": "W105", "message": "m"}
     await worker.send(type="invocationresult", invocation_id="i", function_id="a::f", error=error, **trace)
     answer = await caller.receive("invocationresult")
@@ -207,9 +211,8 @@ async def test_a_peer_that_answers_no_pings_is_closed_so_that_it_reconnects(run_
     assert len(await workers(alive)) == 1
 
 
-async def test_a_worker_that_does_not_read_is_cut_before_it_fills_the_memory(run_engine, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_OUTBOUND", 4 << 20)
-    running = await run_engine()
+async def test_a_worker_that_does_not_read_is_cut_before_it_fills_the_memory(run_engine):
+    running = await run_engine(limits={"unsent_bytes_per_connection": 4 << 20})
     reader, writer = await raw_socket(running)
     caller = await running.connect()
     payload = json.dumps({"type": "registerfunction", "id": "slow::f"}).encode()
@@ -257,7 +260,7 @@ async def test_a_token_in_the_path_gives_the_connection_its_identity(guarded, en
 
 
 async def test_an_engine_for_a_laptop_knows_who_has_a_token_and_takes_who_has_none(run_engine):
-    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True)
+    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True, grants=[GRANT])
     await running.connect("/")
     known = await running.connect(f"/w/{token()}/pod-7")
     await known.ask("engine::workers::list")
@@ -270,9 +273,16 @@ async def test_an_engine_for_a_laptop_knows_who_has_a_token_and_takes_who_has_no
 ELSEWHERE = ["https://evil.example", "http://localhost.evil.example:5173", "http://evil.example:49134", "null", ""]
 
 
+async def test_a_web_page_from_elsewhere_cannot_use_an_open_engine(running):
+    page = await running.connect("/", additional_headers={"Origin": "https://evil.example"})
+    assert (await page.receive("error"))["error"]["code"] == "AUTH_ERROR"
+    page = await running.connect("/", additional_headers={"Origin": "http://localhost:5173"})
+    await page.settled()
+
+
 @pytest.mark.parametrize("origin", ELSEWHERE)
 async def test_a_web_page_from_elsewhere_cannot_use_the_engine_of_a_laptop(run_engine, origin):
-    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True)
+    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True, grants=[GRANT])
     page = await running.connect("/", additional_headers={"Origin": origin})
     assert json.loads(await page.socket.recv())["error"]["code"] == "AUTH_ERROR"
     assert not running.engine.bus.connections
@@ -282,13 +292,13 @@ async def test_a_web_page_from_elsewhere_cannot_use_the_engine_of_a_laptop(run_e
 
 @pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1", "https://[::1]:8443"])
 async def test_a_web_page_from_this_machine_may_use_the_engine_of_a_laptop(run_engine, origin):
-    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True)
+    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True, grants=[GRANT])
     page = await running.connect("/", additional_headers={"Origin": origin})
     assert await workers(page)
 
 
 async def test_a_token_counts_wherever_a_page_is_from(run_engine):
-    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True)
+    running = await run_engine("--verify-keys", KEY.verify_key, anonymous=True, grants=[GRANT])
     page = await running.connect(f"/w/{token()}/pod-7", additional_headers={"Origin": "https://app.example"})
     assert (await workers(page))[0]["identity"]["pod_uid"] == "pod-7"
 
@@ -405,7 +415,7 @@ async def test_a_request_in_progress_is_answered_before_the_workers_are_let_go(r
 
 
 async def test_the_admin_port_says_how_the_engine_is(running):
-    for path, text in (("/healthz", b"ok"), ("/readyz", b"ready"), ("/metrics", b"agentos_engine_connections 0")):
+    for path, text in (("/healthz", b"ok"), ("/readyz", b"ready"), ("/metrics", b"agentos_engine_calls_total 0")):
         answer = await running.http(b"GET %s HTTP/1.0\r\n\r\n" % path.encode(), running.ports.admin)
         assert answer.startswith(b"HTTP/1.1 200")
         assert text in answer
@@ -442,3 +452,151 @@ async def enqueued(worker, running, function_id):
     assert (await worker.receive("invocationresult"))["result"]["messageReceiptId"]
     store = running.engine.parts.memory_queues
     return [await store.get(each.seq) for each in await store.waiting()]
+
+
+# Grants
+
+
+def grant(uid="uid-1", owns=("a",), calls=None, **more):
+    return Grant(uid, "default/w", tuple(map(Pattern.parse, owns)), calls=calls, **more)
+
+
+async def operator_of(running):
+    return await running.connect(f"/w/{token(role='operator', subject='op')}/x")
+
+
+async def test_a_connection_waits_for_the_grant_of_its_worker_and_loses_nothing(run_engine):
+    running = await run_engine("--verify-keys", KEY.verify_key)
+    worker = await running.connect(f"/w/{token()}/pod")
+    await worker.send(type="registerfunction", id="a::f")
+    operator = await operator_of(running)
+    assert len(running.engine.bus.connections) == 1
+    answer = await operator.ask("engine::grants::apply", {"grants": [grant().to_wire()]})
+    assert answer["result"] == {"applied": 1}
+    await worker.receive("workerregistered")
+    await worker.settled()
+    assert running.engine.bus.registry.owners("a::f") is not None
+    assert (await operator.ask("engine::grants::list"))["result"]["grants"] == [grant().to_wire()]
+
+
+async def test_who_never_gets_a_grant_is_refused_after_a_while(run_engine, monkeypatch):
+    monkeypatch.setattr(table.Grants.wait_for, "__defaults__", (0.1,))
+    running = await run_engine("--verify-keys", KEY.verify_key)
+    worker = await running.connect(f"/w/{token()}/pod")
+    error = (await worker.receive("error"))["error"]
+    assert error["code"] == "AUTH_ERROR"
+    assert "grant" in error["message"]
+    assert KEY.to_text() not in error["message"]
+
+
+async def test_a_worker_that_loses_its_grant_is_disconnected_everywhere(run_engine, monkeypatch):
+    monkeypatch.setattr(table.Grants.wait_for, "__defaults__", (0.1,))
+    running = await run_engine("--verify-keys", KEY.verify_key, grants=[grant()])
+    worker = await running.connect(f"/w/{token()}/pod")
+    await worker.settled()
+    telemetry = await running.connect(f"/w/{token()}/pod/otel")
+    channel = (await worker.ask("engine::channels::create", {}))["result"]["writer"]
+    path = f"/ws/channels/{channel['channel_id']}?key={channel['access_key']}&dir=write"
+    writer = await running.connect(f"/w/{token()}/pod{path}")
+    stream = await websockets.connect(f"ws://127.0.0.1:{running.ports.stream}/w/{token()}/pod")
+    await stream.send(json.dumps({"type": "join", "data": {"subscriptionId": "s", "streamName": "n", "groupId": "g"}}))
+    await asyncio.wait_for(stream.recv(), 10)
+    operator = await operator_of(running)
+    assert (await operator.ask("engine::grants::apply", {"complete": True}))["result"] == {"applied": 0}
+    for gone in (worker.socket, telemetry.socket, writer.socket, stream):
+        await asyncio.wait_for(gone.wait_closed(), 10)
+    again = await running.connect(f"/w/{token()}/pod")
+    assert (await again.receive("error"))["error"]["code"] == "AUTH_ERROR"
+
+
+async def test_grants_outlive_the_engine(run_engine, tmp_path):
+    flags = ("--verify-keys", KEY.verify_key, "--data-dir", str(tmp_path))
+    first = await run_engine(*flags)
+    operator = await operator_of(first)
+    await operator.ask("engine::grants::apply", {"grants": [grant().to_wire(), grant("uid-2").to_wire()]})
+    await operator.ask("engine::grants::apply", {"removed": ["uid-2"]})
+    await first.engine.stop()
+    second = await run_engine(*flags)
+    assert second.engine.permissions.all() == [grant()]
+    worker = await second.connect(f"/w/{token()}/pod")
+    await worker.receive("workerregistered")
+
+
+@pytest.mark.parametrize("function_id", ["engine::grants::apply", "engine::grants::list"])
+async def test_only_the_operator_handles_grants(guarded, run_engine, function_id):
+    worker = await guarded.connect(f"/w/{token()}/pod")
+    assert (await worker.ask(function_id, {}))["error"]["code"] == "FORBIDDEN"
+    host = await guarded.connect(f"/w/{token(role='host')}")
+    assert (await host.ask(function_id, {}))["error"]["code"] == "FORBIDDEN"
+    laptop = await run_engine("--verify-keys", KEY.verify_key, anonymous=True)
+    anybody = await laptop.connect()
+    assert (await anybody.ask(function_id, {}))["error"]["code"] == "FORBIDDEN"
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"grants": [{"uid": ""}]}, "grants[0]"),
+        ({"grants": [grant().to_wire(), {"uid": "u", "owns": ["*"]}]}, "grants[1].owns[0]"),
+        ({"grant": []}, "grant"),
+        ({"grants": {}}, "grants"),
+        (None, ""),
+    ],
+)
+async def test_what_is_no_grant_changes_nothing(run_engine, data, named):
+    running = await run_engine("--verify-keys", KEY.verify_key, grants=[grant("uid-2")])
+    operator = await operator_of(running)
+    answer = await operator.ask("engine::grants::apply", data)
+    assert named in answer["error"]["message"]
+    assert running.engine.permissions.all() == [grant("uid-2")]
+
+
+async def test_state_scopes_limit_every_function_of_state(run_engine):
+    running = await run_engine("--verify-keys", KEY.verify_key, grants=[grant(state_scopes=("mine", "chat-*"))])
+    worker = await running.connect(f"/w/{token()}/pod")
+    operator = await operator_of(running)
+    await operator.ask("state::set", {"scope": "secret", "key": "k", "value": 1})
+    for function_id, more in (
+        ("set", {"value": 2}),
+        ("get", {}),
+        ("delete", {}),
+        ("list", {}),
+        ("update", {"ops": [{"type": "set", "path": "", "value": 3}]}),
+    ):
+        answer = await worker.ask(f"state::{function_id}", {"scope": "secret", "key": "k", **more})
+        assert answer["error"]["code"] == "FORBIDDEN"
+        assert '- "secret"' in answer["error"]["message"]
+    assert "error" not in await worker.ask("state::set", {"scope": "chat-1", "key": "k", "value": 1})
+    assert (await worker.ask("state::list_groups"))["result"] == {"groups": ["chat-1"]}
+    assert (await operator.ask("state::get", {"scope": "secret", "key": "k"}))["result"] == 1
+
+
+async def test_a_job_cannot_be_put_into_a_queue_for_what_may_not_be_called(run_engine):
+    running = await run_engine(
+        "--verify-keys", KEY.verify_key, grants=[grant(calls=(Pattern("engine::queue::enqueue"),))]
+    )
+    worker = await running.connect(f"/w/{token()}/pod")
+    for function_id in ("vault::get", "b::f"):
+        job = {"queue": "default", "function_id": function_id, "data": {}}
+        assert (await worker.ask("engine::queue::enqueue", job))["error"]["code"] == "FORBIDDEN"
+
+
+async def test_a_trigger_that_nobody_owns_is_bound_by_the_same_rules_and_removed_by_its_maker_only(run_engine):
+    grants = [grant("uid-1", owns=("a",)), grant("uid-2", owns=("b",))]
+    running = await run_engine("--verify-keys", KEY.verify_key, grants=grants)
+    one = await running.connect(f"/w/{token()}/pod")
+    two = await running.connect(
+        f"/w/{issue(KEY, Identity('local', 'default/two', 'uid-2', 'worker'), issued_at=1)}/pod"
+    )
+    wanted = {"trigger_type": "cron", "function_id": "vault::get", "config": {"expression": "0 0 0 1 1 *"}}
+    assert (await one.ask("engine::register_trigger", wanted))["error"]["code"] == "FORBIDDEN"
+    made = (await one.ask("engine::register_trigger", {**wanted, "function_id": "a::f"}))["result"]["id"]
+    assert (await two.ask("engine::unregister_trigger", {"id": made}))["error"]["code"] == "FORBIDDEN"
+    assert (await one.ask("engine::unregister_trigger", {"id": made}))["result"] == {"removed": True}
+
+
+async def test_a_worker_without_a_grant_follows_no_streams(run_engine):
+    running = await run_engine("--verify-keys", KEY.verify_key)
+    async with websockets.connect(f"ws://127.0.0.1:{running.ports.stream}/w/{token()}/pod") as socket:
+        message = json.loads(await asyncio.wait_for(socket.recv(), 10))
+    assert message["error"]["code"] == "AUTH_ERROR"

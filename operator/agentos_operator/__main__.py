@@ -8,8 +8,10 @@ import time
 
 import kopf
 import uvloop
+from agentos_contracts.redaction import log_uncaught, redacted
 from agentos_contracts.tokens import Identity, Role, issue
 from kopf._core.engines.peering import Identity as KopfIdentity
+from prometheus_client import REGISTRY
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
@@ -18,7 +20,7 @@ from .api import Api, FenceLost, until_reachable
 from .cache import Cache
 from .controller import Controller
 from .lease import Leader, LeaseLost
-from .metrics import LEADING
+from .metrics import LEADING, Resources
 from .settings import Settings
 from .webhook import Webhook
 
@@ -51,10 +53,17 @@ def main() -> None:
         sys.exit(1)
 
 
+class _Redacted(JsonFormatter):
+    """As the library's, without secrets, wherever they stand: messages, fields and tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 def _log_json(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(
-        JsonFormatter(
+        _Redacted(
             ["levelname", "name", "message"],
             rename_fields={"levelname": "level", "name": "logger"},
             timestamp="time",
@@ -65,8 +74,10 @@ def _log_json(level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # kopf tells of every event at INFO; what matters is logged by the operator itself.
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    # At DEBUG it prints request lines, and the path of ours holds a token.
-    logging.getLogger("websockets").setLevel(logging.INFO)
+    # At DEBUG these print requests and answers: paths with our token, and whole Secrets.
+    for name in ("websockets", "kubernetes", "client", "aiohttp"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    log_uncaught(log)
 
 
 async def _token(settings: Settings, realm: str, subject: str) -> str:
@@ -84,6 +95,7 @@ async def run(settings: Settings) -> None:
     leader = Leader(api, settings.namespace, settings.pod_name)
     fenced.fence = lambda: leader.is_leading
     cache = Cache()
+    REGISTRY.register(Resources(cache))
     controller = Controller(
         settings, fenced, cache, await until_reachable(lambda: keys.signing_key(api, settings.namespace))
     )

@@ -1,10 +1,11 @@
 """Makes the cluster agree with a plan: creates what is missing, replaces what differs, and leaves the rest alone."""
 
 import contextlib
+import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -12,6 +13,7 @@ from .api import AlreadyExists, Api, NotFound
 from .cache import Cache
 from .kinds import KINDS, Key, Object, key_of, owned_by
 from .plan.objects import applied_hash
+from .settings import FIELD_MANAGER, MANAGED_BY_LABEL
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,35 @@ class Applier:
         ):
             return False
         written = await self._write(key, wanted, actual, owner_uid)
+        self._applied[key] = (owner_uid, digest, time.monotonic())
+        return written
+
+    async def make_once(self, wanted: Object, data: Callable[[], dict[str, str]], owner_uid: str) -> bool:
+        """Makes a Secret with new data when there is none; returns whether anything was written.
+
+        What is in one that is there stays, whoever made it. Only whether one that the operator made goes with its owner
+        is brought up to date.
+        """
+        key, references = key_of(wanted), wanted["metadata"].get("ownerReferences", [])
+        kind, digest = KINDS[key.kind], json.dumps(references)
+        owner, applied, when = self._applied.get(key, ("", "", -math.inf))
+        if (owner, applied) == (owner_uid, digest) and time.monotonic() < when + TRUSTED:
+            return False
+        try:
+            actual = await self._api.get(kind, key.namespace, key.name)
+        except NotFound:
+            try:
+                await self._api.create(kind, wanted | {"data": data()})
+                actual = None
+            except AlreadyExists:
+                actual = await self._api.get(kind, key.namespace, key.name)
+        written = actual is None
+        if actual is not None and actual["metadata"].get("labels", {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER:
+            there = {ref["uid"] for ref in actual["metadata"].get("ownerReferences", ())}
+            if there != {ref["uid"] for ref in references}:
+                metadata = actual["metadata"] | {"ownerReferences": references}
+                await self._api.replace(kind, actual | {"metadata": metadata})
+                written = True
         self._applied[key] = (owner_uid, digest, time.monotonic())
         return written
 

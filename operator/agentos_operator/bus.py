@@ -1,29 +1,38 @@
-"""The operator's side of the bus: one connection per Realm, over which the engine tells who registered what.
+"""The operator's side of the bus: one connection per Realm, by which the engine is told who may do what, and tells who did.
 
-The operator is an ordinary worker there: it registers one function and binds it to the engine's trigger type
-``engine::connections``. The first event holds every connection, later ones those that changed, each entry complete.
+First of all the operator pushes the grants of all Workers, and from then on what changes in them; each push is answered. Then
+it registers one function and binds it to the engine's trigger type ``engine::connections``: the first event holds every
+connection, later ones those that changed, each entry complete.
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from agentos_contracts.tokens import Role
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+from .grants import GrantTable, Push
 
 log = logging.getLogger(__name__)
 
 FUNCTION_ID, TRIGGER_ID, TRIGGER_TYPE = (
-    "agentos-operator::connections",
+    "engine::operator::connections",
     "agentos-operator-connections",
     "engine::connections",
 )
+APPLY_ID = "engine::grants::apply"
 OPEN_TIMEOUT = 3.0
+ANSWER_TIMEOUT = 5.0
+"""Seconds in which the engine has to answer a push of grants; else the link is made anew."""
+REFUSED_RETRY = 5.0
+"""Seconds after which grants are pushed again that the engine refused, such as with a full disk."""
 FIRST_RETRY, LONGEST_RETRY = 0.25, 2.0
 MAX_MESSAGE = 64 << 20
 
@@ -36,24 +45,38 @@ class Connection:
     uid: str
     pod_uid: str
     functions: frozenset[str]
+    waiting: frozenset[str] = frozenset()
+    """What it has registered without a grant for it."""
 
 
 class Link:
     """The connection to one Realm's engine, made again for ever, and the table that it feeds.
 
     ``changed`` is called with the uids of the Workers whose connections changed (None: the link itself went up or down).
+    ``grants`` is what the engine is told; ``may_push`` says whether this process still leads and may tell it.
     """
 
-    def __init__(self, url: str, changed: Callable[[frozenset[str] | None], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        changed: Callable[[frozenset[str] | None], None],
+        grants: GrantTable,
+        may_push: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.url = url
-        self._changed = changed
+        self._changed, self._grants, self._may_push = changed, grants, may_push
+        self._numbers = itertools.count(1)
+        self._answers: dict[str, asyncio.Future[str]] = {}
+        """What the engine says to a push that is under way: why it refuses it; empty when it does not."""
+        self.grants_error = ""
+        """Why the engine refuses the newest grants."""
         self._connections: dict[str, Connection] = {}
         self._by_uid: defaultdict[str, set[str]] = defaultdict(set)
         self.up = False
         self.since = time.monotonic()
         """When the link went up, or down (monotonic)."""
         self.last_error = ""
-        self._touched: dict[str, float] = {}
+        self._touched: dict[tuple[str, str], float] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -68,9 +91,9 @@ class Link:
         """The connections of one Worker, by its uid."""
         return tuple(self._connections[worker_id] for worker_id in sorted(self._by_uid.get(uid, ())))
 
-    def touched(self, pod_uid: str) -> float:
-        """When a pod's connections last changed (monotonic); when the link went up, if they have not since."""
-        return self._touched.get(pod_uid, self.since)
+    def touched(self, uid: str, pod_uid: str) -> float:
+        """When the connections of a Worker's pod last changed (monotonic); when the link went up, if they have not since."""
+        return self._touched.get((uid, pod_uid), self.since)
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -102,38 +125,97 @@ class Link:
             compression=None,
             proxy=None,
         ) as socket:
-            for message in (
-                {"type": "registerfunction", "id": FUNCTION_ID, "metadata": {"internal": True}},
-                {
-                    "type": "registertrigger",
-                    "id": TRIGGER_ID,
-                    "trigger_type": TRIGGER_TYPE,
-                    "function_id": FUNCTION_ID,
-                    "config": {},
-                },
-                {
-                    "type": "invokefunction",
-                    "function_id": "engine::workers::register",
-                    "action": {"type": "void"},
-                    "data": {"runtime": "python", "name": "agentos-operator", "version": "0.1.0"},
-                },
-            ):
-                await socket.send(json.dumps(message))
-            async for text in socket:
-                try:
-                    self._take(json.loads(text))
-                except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-                    # The table may be half changed: the next link brings a whole one.
-                    raise EngineRefused(f"an event of the engine cannot be read: {error!r}") from error
+            parts = [asyncio.create_task(self._read(socket)), asyncio.create_task(self._tell(socket))]
+            try:
+                done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+                for part in done:
+                    part.result()
+            finally:
+                for part in parts:
+                    part.cancel()
+                await asyncio.gather(*parts, return_exceptions=True)
+
+    async def _read(self, socket: ClientConnection) -> None:
+        async for text in socket:
+            try:
+                self._take(json.loads(text))
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+                # The table may be half changed: the next link brings a whole one.
+                raise EngineRefused(f"an event of the engine cannot be read: {error!r}") from error
+
+    async def _tell(self, socket: ClientConnection) -> None:
+        """Push grants, all of them before anything else, and then each change."""
+        self._grants.start_anew()
+        taken = await self._push(socket, await self._grants.next())
+        for message in (
+            {"type": "registerfunction", "id": FUNCTION_ID, "metadata": {"internal": True}},
+            {
+                "type": "registertrigger",
+                "id": TRIGGER_ID,
+                "trigger_type": TRIGGER_TYPE,
+                "function_id": FUNCTION_ID,
+                "config": {},
+            },
+            {
+                "type": "invokefunction",
+                "function_id": "engine::workers::register",
+                "action": {"type": "void"},
+                "data": {"runtime": "python", "name": "agentos-operator", "version": "0.1.0"},
+            },
+        ):
+            await socket.send(json.dumps(message))
+        while True:
+            if not taken:
+                await asyncio.sleep(REFUSED_RETRY)
+            taken = await self._push(socket, await self._grants.next())
+
+    async def _push(self, socket: ClientConnection, push: Push) -> bool:
+        """Whether the engine takes it. What it refuses it may hold all the same, and not keep; so the link stays up."""
+        if not self._may_push():
+            raise EngineRefused("this operator does not lead any more")
+        invocation_id = f"grants-{next(self._numbers)}"
+        answer = self._answers[invocation_id] = asyncio.get_running_loop().create_future()
+        call = {
+            "type": "invokefunction",
+            "invocation_id": invocation_id,
+            "function_id": APPLY_ID,
+            "data": push.to_wire(),
+        }
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                await socket.send(json.dumps(call))
+                error = await answer
+        except TimeoutError:
+            raise EngineRefused(f"the engine has not acknowledged grants within {ANSWER_TIMEOUT:.0f} s") from None
+        finally:
+            del self._answers[invocation_id]
+        told = {"complete": push.complete, "grants": len(push.grants), "removed": len(push.removed)}
+        if error:
+            log.warning("grants refused", extra=told | {"error": error})
+        else:
+            log.info("grants acknowledged", extra=told)
+            self._grants.acknowledge(push)
+        if error != self.grants_error:
+            self.grants_error = error
+            self._changed(frozenset())
+        return not error
 
     def _take(self, message: dict) -> None:
         match message:
             case {
                 "type": "invokefunction",
                 "function_id": fid,
-                "data": {"connections": entries, "snapshot": snapshot},
+                "data": {"connections": entries, "snapshot": snapshot} as data,
             } if fid == FUNCTION_ID:
+                if "_caller_worker_id" in data:
+                    log.warning("a worker has sent an event that only the engine sends; it is left out")
+                    return
                 self.take_entries(entries, snapshot=bool(snapshot))
+            case {"type": "invocationresult", "invocation_id": invocation_id} if answer := self._answers.get(
+                invocation_id
+            ):
+                if not answer.done():
+                    answer.set_result(_refusal(message.get("error")))
             case {"type": "triggerregistrationresult", "error": {"message": text}} | {
                 "type": "error",
                 "error": {"message": text},
@@ -154,10 +236,15 @@ class Link:
                 continue
             worker_id, uid = entry["worker_id"], entry["uid"]
             touched.add(uid)
-            self._touched[entry["pod_uid"]] = now
+            # A worker names its pod itself: only its own one counts.
+            self._touched[uid, entry["pod_uid"]] = now
             if entry["connected"]:
                 self._connections[worker_id] = Connection(
-                    worker_id, uid, entry["pod_uid"], frozenset(entry["functions"])
+                    worker_id,
+                    uid,
+                    entry["pod_uid"],
+                    frozenset(entry["functions"]),
+                    frozenset(entry.get("waiting", ())),
                 )
                 self._by_uid[uid].add(worker_id)
             elif self._connections.pop(worker_id, None):
@@ -174,3 +261,7 @@ class Link:
 
 class EngineRefused(Exception):
     """The engine is there and does not want the operator (a token of another key or realm)."""
+
+
+def _refusal(error: Mapping[str, object] | None) -> str:
+    return f"the engine refuses grants: {error.get('message')}" if error else ""

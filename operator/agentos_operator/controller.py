@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 
+from agentos_contracts.assign import declares_nothing
 from agentos_contracts.resource import API_VERSION
 from agentos_contracts.tokens import SigningKey
 
@@ -30,7 +31,7 @@ class Controller:
     def __init__(self, settings: Settings, api: Api, cache: Cache, key: SigningKey) -> None:
         self._settings, self._cache, self._api = settings, cache, api
         self._queue: WorkQueue[Key] = WorkQueue()
-        links = Links(key, settings.pod_uid or settings.pod_name, self._bus_changed)
+        links = Links(key, settings.pod_uid or settings.pod_name, self._bus_changed, lambda: api.fence())
         recorder = Recorder(api, settings.pod_name)
         status = StatusWriter(api, cache, self._queue, recorder, settings.status_debounce)
         self.context = Context(settings, api, cache, self._queue, key, links, Applier(api, cache), status)
@@ -59,6 +60,7 @@ class Controller:
             self._realm_counts(key.namespace)
         elif key.kind == REALM.kind:
             self._queue.add(key)
+            self._queue.add(Key(CLAIMS, obj["spec"]["namespace"], ""))
             self.context.workers_changed(obj["spec"]["namespace"])
             for other in self._cache.all(REALM):
                 self._queue.add(key_of(other))
@@ -88,13 +90,20 @@ class Controller:
             for worker in self._cache.all(WORKER, namespace):
                 self._queue.add(key_of(worker))
             return
+        link = self.context.links.get(realm_name)
         for uid in uids:
             # What a Worker served that is gone, or that gave it up, may be free now.
             worker = self._cache.worker_with(uid)
             if worker is not None:
                 self._queue.add(worker)
-            if worker is None or uid in self.context.keeping.get(namespace, ()):
+            waits = link is not None and self._discovers(worker) and any(each.waiting for each in link.of(uid))
+            if worker is None or waits or uid in self.context.keeping.get(namespace, ()):
                 self._queue.add(Key(CLAIMS, namespace, ""))
+
+    def _discovers(self, key: Key | None) -> bool:
+        """Whether a Worker gets functions because it registers them."""
+        worker = self._cache.get(WORKER, key.namespace, key.name) if key is not None else None
+        return worker is not None and declares_nothing(worker)
 
     # --- Work ---
 

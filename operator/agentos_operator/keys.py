@@ -1,14 +1,17 @@
 """The two secrets of the operator's own: the key that signs identity tokens, and the webhook's certificate.
 
-Both are made once, kept in the operator's namespace, and never leave it; engines get only the verifying half.
+Both are made once, kept in the operator's namespace, and never leave it; engines get only the verifying half. Beside them,
+what a new API key of a realm is.
 """
 
 import base64
 import contextlib
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from agentos_contracts.realm import API_KEY_FIELD
 from agentos_contracts.tokens import SigningKey
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -42,6 +45,11 @@ def _secret(namespace: str, name: str, data: dict[str, str]) -> Object:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": encoded}
 
 
+def new_api_key() -> dict[str, str]:
+    """Data of a new Secret with an API key: 32 random bytes as base64url."""
+    return {API_KEY_FIELD: base64.b64encode(secrets.token_urlsafe(32).encode()).decode()}
+
+
 def _text(secret: Object, key: str) -> str:
     return base64.b64decode(secret.get("data", {}).get(key, "")).decode()
 
@@ -58,7 +66,7 @@ class Certificate:
 
     authority: str
     certificate: str
-    key: str
+    key: str = field(repr=False)
 
     @property
     def expires(self) -> datetime:

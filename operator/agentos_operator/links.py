@@ -8,6 +8,7 @@ from datetime import datetime
 from agentos_contracts.tokens import Identity, Role, SigningKey, issue
 
 from .bus import Link
+from .grants import GrantTable
 from .kinds import Object
 from .plan.objects import engine_host
 from .settings import BUS_PORT
@@ -22,17 +23,27 @@ def issued_at(obj: Object) -> int:
 
 
 class Links:
-    """One Link per realm, kept as long as the Realm is there."""
+    """One Link per realm, kept as long as the Realm is there, and the table of grants that its engine is told.
 
-    def __init__(self, key: SigningKey, identity: str, changed: Changed) -> None:
-        self._key, self._identity, self._changed = key, identity, changed
+    ``may_push`` says whether this process leads, and may tell engines anything.
+    """
+
+    def __init__(
+        self, key: SigningKey, identity: str, changed: Changed, may_push: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._key, self._identity, self._changed, self._may_push = key, identity, changed, may_push
         self._links: dict[str, Link] = {}
+        self._grants: dict[str, GrantTable] = {}
 
     def get(self, realm: str) -> Link | None:
         return self._links.get(realm)
 
     def all(self) -> dict[str, Link]:
         return dict(self._links)
+
+    def grants(self, realm: str) -> GrantTable:
+        """What the realm's engine should grant."""
+        return self._grants.setdefault(realm, GrantTable())
 
     def down_for(self, realm: str) -> float:
         """Seconds since the link went down; 0 while it is up, or before it was first tried."""
@@ -52,12 +63,18 @@ class Links:
         known = self._links.get(name)
         if known is not None and known.url == url:
             return
-        await self.drop(name)
-        link = self._links[name] = Link(url, lambda uids: self._changed(name, namespace, uids))
+        await self._end(name)
+        link = self._links[name] = Link(
+            url, lambda uids: self._changed(name, namespace, uids), self.grants(name), self._may_push
+        )
         link.start()
 
     async def drop(self, realm: str) -> None:
         """The Realm is gone."""
+        await self._end(realm)
+        self._grants.pop(realm, None)
+
+    async def _end(self, realm: str) -> None:
         if link := self._links.pop(realm, None):
             await link.stop()
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentos_contracts.resource import GROUP
 
@@ -19,6 +19,9 @@ REGISTERED_GATE = f"{GROUP}/registered"
 BUS_PORT, HTTP_PORT, STREAM_PORT, ADMIN_PORT = 49134, 3111, 3112, 9464
 CONSOLE_PORT = 3113
 """On loopback inside the engine's pod: for whoever may port-forward into it."""
+
+ENGINE_VARIABLES = ("AGENTOS_OTLP_ENDPOINT", "AGENTOS_TRACE_RATIO")
+"""Handed on to the engines as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Settings:
     """Service that the webhook's certificate is for; empty: no webhook is served."""
     webhook_configuration: str
     """ValidatingWebhookConfiguration whose caBundle the operator keeps."""
+    engine_environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables for every engine: where its traces go, and how many of them."""
     log_level: str = "INFO"
     webhook_port: int = 9443
     health_port: int = 8080
@@ -63,5 +68,6 @@ class Settings:
             default_realm_namespace=environ.get("AGENTOS_DEFAULT_REALM_NAMESPACE", realm),
             webhook_service=environ.get("AGENTOS_WEBHOOK_SERVICE", ""),
             webhook_configuration=environ.get("AGENTOS_WEBHOOK_CONFIGURATION", ""),
+            engine_environment={name: environ[name] for name in ENGINE_VARIABLES if environ.get(name)},
             log_level=environ.get("AGENTOS_LOG_LEVEL", "INFO"),
         )

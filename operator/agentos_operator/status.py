@@ -16,6 +16,7 @@ from agentos_contracts.reasons import (
     PODS_STARTING,
     SCALED_TO_ZERO,
 )
+from agentos_contracts.redaction import redacted
 
 from .api import Api, NotFound
 from .cache import Cache
@@ -94,7 +95,7 @@ def _ready(status: dict[str, Any]) -> tuple[Any, ...]:
 def refused(obj: Object, status: dict[str, Any], condition: str, message: str) -> dict[str, Any]:
     """The same status, but with the cluster's refusal as the named condition and as the reason of Ready."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    told = {"status": "False", "reason": POD_REFUSED.name, "message": message}
+    told = {"status": "False", "reason": POD_REFUSED.name, "message": redacted(message)}
     conditions = [c | told if c["type"] in (condition, "Ready") else c for c in status["conditions"]]
     ready = next(c for c in conditions if c["type"] == "Ready")
     conditions = [c for c in conditions if c["type"] not in ("Reconciling", "Stalled")]

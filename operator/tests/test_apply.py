@@ -256,3 +256,78 @@ async def test_a_deployment_of_the_worker_before_is_not_taken_over_for_its_selec
     await applier.ensure(child(), OWNER)
     with pytest.raises(NotOurs):
         await applier.ensure(child(owner="new-uid"), "new-uid")
+
+
+# --- Making once ---
+
+
+def key_secret(*references: dict) -> dict:
+    metadata: dict = {
+        "name": "agentos-api-key",
+        "namespace": "team",
+        "labels": {"app.kubernetes.io/managed-by": "agentos-operator"},
+    }
+    if references:
+        metadata["ownerReferences"] = list(references)
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata}
+
+
+BY_REALM = {"kind": "Realm", "name": "prod", "uid": OWNER, "controller": True}
+KEY = ("Secret", "agentos-api-key")
+
+
+def first() -> dict[str, str]:
+    return {"key": "first"}
+
+
+def never() -> dict[str, str]:
+    raise AssertionError("a second key is made")
+
+
+async def test_a_key_is_made_once_and_never_overwritten(api, applier, cache):
+    assert await applier.make_once(key_secret(), first, OWNER) is True
+    edited = await api.get(SECRET, "team", "agentos-api-key")
+    api.seed(edited | {"data": {"key": "rotated by a person"}})
+    for pass_of in (applier, Applier(api, cache)):
+        assert await pass_of.make_once(key_secret(), never, OWNER) is False
+    assert api.find(SECRET, "team", "agentos-api-key")["data"] == {"key": "rotated by a person"}
+    assert api.writes == [("create", *KEY)]
+
+
+async def test_a_key_that_is_known_costs_no_request(api, applier):
+    await applier.make_once(key_secret(), first, OWNER)
+    api.reads.clear()
+    assert await applier.make_once(key_secret(), never, OWNER) is False
+    assert api.reads == []
+
+
+async def test_a_key_that_a_person_made_first_is_used_and_left_as_it_is(api, applier):
+    theirs = key_secret()
+    del theirs["metadata"]["labels"]
+    before = copy.deepcopy(api.seed(theirs | {"data": {"key": "theirs"}}))
+    assert await applier.make_once(key_secret(BY_REALM), never, OWNER) is False
+    assert api.find(SECRET, "team", "agentos-api-key") == before
+
+
+async def test_of_two_that_make_a_key_at_once_one_does(api, applier):
+    api.seed(key_secret() | {"data": {"key": "the other's"}})
+    api.fail["get", *KEY] = NotFound(404, "NotFound", "not yet")
+    assert await applier.make_once(key_secret(), first, OWNER) is False
+    assert api.find(SECRET, "team", "agentos-api-key")["data"] == {"key": "the other's"}
+
+
+async def test_whether_a_key_goes_with_its_owner_follows_the_owner_and_the_key_stays(api, applier):
+    await applier.make_once(key_secret(), first, OWNER)
+    for wanted in (key_secret(BY_REALM), key_secret()):
+        assert await applier.make_once(wanted, never, OWNER) is True
+        there = api.find(SECRET, "team", "agentos-api-key")
+        assert there["metadata"].get("ownerReferences", []) == wanted["metadata"].get("ownerReferences", [])
+        assert there["data"] == {"key": "first"}
+
+
+async def test_a_key_that_somebody_deleted_is_made_anew(api, applier):
+    await applier.make_once(key_secret(), first, OWNER)
+    there = api.find(SECRET, "team", "agentos-api-key")
+    await api.delete(SECRET, "team", "agentos-api-key", there["metadata"]["uid"])
+    applier.forget_all()
+    assert await applier.make_once(key_secret(), first, OWNER) is True

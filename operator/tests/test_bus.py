@@ -1,4 +1,4 @@
-"""The link to an engine, against a real WebSocket server on loopback."""
+"""The link to an engine, and the grants that go over it, against a real WebSocket server on loopback."""
 
 import asyncio
 import contextlib
@@ -7,28 +7,52 @@ import time
 from typing import Any
 
 import pytest
+from agentos_contracts.grants import Grant
 from agentos_operator import bus
-from agentos_operator.bus import FUNCTION_ID, Connection, Link
+from agentos_operator.bus import APPLY_ID, FUNCTION_ID, Connection, Link
+from agentos_operator.grants import GrantTable
 from websockets.asyncio.server import ServerConnection, serve
 
 WITHIN = 5.0
 
 
 class Engine:
-    """What an engine is to a Link: it takes the registrations and sends events over the newest connection."""
+    """What an engine is to a Link: it takes grants and registrations, and sends events over the newest connection.
+
+    ``pushes`` are the grants that came; ``refuses`` what it answers them with; ``silent``: it answers none.
+    """
 
     def __init__(self) -> None:
         self.port = 0
+        self.pushes: asyncio.Queue[dict] = asyncio.Queue()
+        self.refuses = ""
+        self.silent = False
         self.registered: list[dict] = []
         self.paths: list[str] = []
         self.sockets: asyncio.Queue[ServerConnection] = asyncio.Queue()
 
     async def handle(self, socket: ServerConnection) -> None:
         self.paths.append(socket.request.path)
+        await self.take_push(socket)
         self.registered = [json.loads(await socket.recv()) for _ in range(3)]
         await self.sockets.put(socket)
         with contextlib.suppress(Exception):
-            await socket.wait_closed()
+            while True:
+                await self.take_push(socket)
+
+    async def take_push(self, socket: ServerConnection) -> None:
+        """Wait for a call by which grants are pushed, and answer it."""
+        call = json.loads(await socket.recv())
+        assert (call["type"], call["function_id"]) == ("invokefunction", APPLY_ID)
+        await self.pushes.put(call["data"])
+        if self.silent:
+            return
+        said = {"error": {"code": "X", "message": self.refuses}} if self.refuses else {"result": {"applied": 1}}
+        await socket.send(json.dumps({"type": "invocationresult", "invocation_id": call["invocation_id"]} | said))
+
+    async def pushed(self) -> dict:
+        """The next push."""
+        return await asyncio.wait_for(self.pushes.get(), WITHIN)
 
     async def linked(self) -> ServerConnection:
         """The next connection, once it has registered."""
@@ -46,11 +70,14 @@ async def engine(monkeypatch):
 
 
 class Watched:
-    """A Link, with what it told."""
+    """A Link, with what it told. It is to grant nothing, unless the test says otherwise."""
 
     def __init__(self, url: str) -> None:
         self.told: asyncio.Queue[frozenset[str] | None] = asyncio.Queue()
-        self.link = Link(url, self.told.put_nowait)
+        self.grants = GrantTable()
+        self.grants.want({})
+        self.leads = True
+        self.link = Link(url, self.told.put_nowait, self.grants, lambda: self.leads)
 
     async def next(self) -> frozenset[str] | None:
         return await asyncio.wait_for(self.told.get(), WITHIN)
@@ -92,12 +119,12 @@ async def test_it_introduces_itself_as_an_ordinary_worker(engine, watched):
     await engine.linked()
     function, trigger, introduction = engine.registered
     assert engine.paths == ["/w/token/pod"]
-    assert (function["type"], function["id"]) == ("registerfunction", "agentos-operator::connections")
+    assert (function["type"], function["id"]) == ("registerfunction", "engine::operator::connections")
     assert trigger | {"id": ""} == {
         "type": "registertrigger",
         "id": "",
         "trigger_type": "engine::connections",
-        "function_id": "agentos-operator::connections",
+        "function_id": "engine::operator::connections",
         "config": {},
     }
     assert introduction["function_id"] == "engine::workers::register"
@@ -109,7 +136,7 @@ async def test_it_is_up_only_once_the_snapshot_is_there(engine, watched):
     await tell(socket, entry("c1", "w1", "a::x", "a::y", pod="p1"), entry("c2", "w2"), snapshot=True)
     assert await watched.next() is None
     assert watched.link.up
-    assert watched.link.of("w1") == (Connection("c1", "w1", "p1", frozenset({"a::x", "a::y"})),)
+    assert watched.link.of("w1") == (Connection("c1", "w1", "p1", frozenset({"a::x", "a::y"}), frozenset()),)
     assert len(watched.link) == 2
     assert watched.link.of("nobody") == ()
 
@@ -191,12 +218,12 @@ async def test_the_moment_of_going_up_and_down_is_kept(engine, watched):
 
 async def test_touched_is_when_a_pods_connections_last_changed(engine, watched):
     socket = await up(engine, watched, entry("c1", "w1", pod="p1"), entry("c2", "w1", pod="p2"))
-    first = watched.link.touched("p1")
-    assert watched.link.touched("quiet") == watched.link.since
+    first = watched.link.touched("w1", "p1")
+    assert watched.link.touched("w1", "quiet") == watched.link.since
     await tell(socket, entry("c1", "w1", pod="p1", connected=False))
     await watched.next()
-    assert watched.link.touched("p1") > first
-    assert watched.link.touched("p2") == first
+    assert watched.link.touched("w1", "p1") > first
+    assert watched.link.touched("w1", "p2") == first
 
 
 async def test_a_pod_that_a_new_snapshot_lacks_counts_as_quiet_since_the_link_went_up(engine, watched):
@@ -204,7 +231,7 @@ async def test_a_pod_that_a_new_snapshot_lacks_counts_as_quiet_since_the_link_we
     await socket.close()
     await watched.next()
     await up(engine, watched)
-    assert watched.link.touched("pod") == watched.link.since
+    assert watched.link.touched("w1", "pod") == watched.link.since
 
 
 @pytest.mark.parametrize(
@@ -329,3 +356,134 @@ async def test_a_stopped_link_stays_away(engine, watched):
 
 async def test_a_link_that_never_started_stops(engine):
     await Watched(f"ws://127.0.0.1:{engine.port}/").link.stop()
+
+
+# --- Grants ---
+
+
+def grant(uid: str, **changes: Any) -> Grant:
+    return Grant(uid, f"team/{uid}", **{"calls": ()} | changes)
+
+
+def table(*grants: Grant) -> dict[str, Grant]:
+    return {each.uid: each for each in grants}
+
+
+async def test_all_grants_go_before_anything_else(engine, watched):
+    watched.grants.want(table(grant("w1"), grant("w2")))
+    await engine.linked()
+    assert (await engine.pushed()) == {
+        "complete": True,
+        "grants": [grant("w1").to_wire(), grant("w2").to_wire()],
+        "removed": [],
+    }
+    assert engine.registered[0]["type"] == "registerfunction"
+    assert await watched.grants.settled(WITHIN)
+    assert watched.grants.is_acknowledged("w1")
+    assert not watched.grants.is_acknowledged("nobody")
+
+
+async def test_nothing_is_pushed_before_it_is_known_who_is_there(engine):
+    made = Watched(f"ws://127.0.0.1:{engine.port}/w/token/pod")
+    made.link._grants = made.grants = GrantTable()
+    made.link.start()
+    try:
+        await until(lambda: engine.paths)
+        assert not await made.grants.settled(0.05)
+        assert engine.pushes.empty()
+        made.grants.want(table(grant("w1")))
+        assert [each["uid"] for each in (await engine.pushed())["grants"]] == ["w1"]
+        await engine.linked()
+    finally:
+        await made.link.stop()
+
+
+async def test_changes_are_pushed_and_nothing_else(engine, watched):
+    watched.grants.want(table(grant("stays"), grant("goes"), grant("changes")))
+    await up(engine, watched)
+    await engine.pushed()
+    changed = grant("changes", leaving=True)
+    watched.grants.want(table(grant("stays"), changed, grant("comes")))
+    assert (await engine.pushed()) == {
+        "complete": False,
+        "grants": [changed.to_wire(), grant("comes").to_wire()],
+        "removed": ["goes"],
+    }
+    assert await watched.grants.settled(WITHIN)
+    watched.grants.want(table(grant("stays"), changed, grant("comes")))
+    assert await watched.grants.settled(0)
+    assert engine.pushes.empty()
+
+
+async def test_a_new_link_pushes_all_grants_once_more(engine, watched):
+    watched.grants.want(table(grant("w1")))
+    socket = await up(engine, watched)
+    await engine.pushed()
+    socket.transport.abort()
+    assert await watched.next() is None
+    await up(engine, watched)
+    assert await engine.pushed() == {"complete": True, "grants": [grant("w1").to_wire()], "removed": []}
+
+
+async def test_grants_that_are_refused_are_told_in_the_engines_words_and_tried_again_over_the_same_link(
+    engine, watched, monkeypatch
+):
+    monkeypatch.setattr(bus, "REFUSED_RETRY", 0.01)
+    engine.refuses = "disk full"
+    watched.grants.want(table(grant("w1")))
+    socket = await engine.linked()
+    assert await watched.next() == frozenset()
+    assert watched.link.grants_error == "the engine refuses grants: disk full"
+    await tell(socket, snapshot=True)
+    assert await watched.next() is None
+    assert watched.link.up
+    assert not watched.grants.is_acknowledged("w1")
+    engine.refuses = ""
+    assert await watched.grants.settled(WITHIN)
+    assert await watched.next() == frozenset()
+    assert (watched.link.grants_error, watched.grants.is_acknowledged("w1")) == ("", True)
+    assert len(engine.paths) == 1
+
+
+async def test_grants_that_are_not_acknowledged_in_time_are_pushed_over_a_new_link(engine, watched, monkeypatch):
+    await up(engine, watched)
+    monkeypatch.setattr(bus, "ANSWER_TIMEOUT", 0.05)
+    engine.silent = True
+    watched.grants.want(table(grant("w1")))
+    assert await watched.next() is None
+    assert watched.link.last_error.startswith("the engine has not acknowledged grants within")
+    assert not watched.grants.is_acknowledged("w1")
+    engine.silent = False
+    monkeypatch.setattr(bus, "ANSWER_TIMEOUT", WITHIN)
+    await up(engine, watched)
+    assert watched.grants.is_acknowledged("w1")
+
+
+async def test_who_leads_no_more_pushes_nothing(engine, watched):
+    await up(engine, watched)
+    await engine.pushed()
+    watched.leads = False
+    watched.grants.want(table(grant("w1")))
+    assert await watched.next() is None
+    assert engine.pushes.empty()
+    assert not watched.grants.is_acknowledged("w1")
+
+
+async def test_what_waits_for_a_grant_is_kept_with_its_connection(engine, watched):
+    socket = await up(engine, watched, entry("c1", "w1", "a::x") | {"waiting": ["a::y"]})
+    (connection,) = watched.link.of("w1")
+    assert (connection.functions, connection.waiting) == ({"a::x"}, {"a::y"})
+    await tell(socket, entry("c1", "w1", "a::x", "a::y") | {"waiting": []})
+    await watched.next()
+    (connection,) = watched.link.of("w1")
+    assert (connection.functions, connection.waiting) == ({"a::x", "a::y"}, frozenset())
+
+
+async def test_an_event_that_a_worker_sends_changes_nothing(engine, watched):
+    socket = await up(engine, watched, entry("c1", "w1", "a::x"))
+    forged = {"snapshot": True, "connections": [entry("c9", "w9", "a::x")], "_caller_worker_id": "c1"}
+    await socket.send(json.dumps({"type": "invokefunction", "function_id": FUNCTION_ID, "data": forged}))
+    await tell(socket, entry("c2", "w2"))
+    assert await watched.next() == {"w2"}
+    assert [c.worker_id for c in watched.link.of("w1")] == ["c1"]
+    assert watched.link.of("w9") == ()

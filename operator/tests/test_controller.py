@@ -5,11 +5,14 @@ import contextlib
 from typing import Any
 
 import pytest
+from agentos_contracts.grants import Grant
+from agentos_contracts.patterns import Pattern
 from agentos_contracts.tokens import SigningKey
 from agentos_operator.api import ApiError, FenceLost
+from agentos_operator.bus import Link
 from agentos_operator.cache import Cache
 from agentos_operator.controller import Controller
-from agentos_operator.kinds import REALM, WORKER, Key
+from agentos_operator.kinds import CLAIM, REALM, WORKER, Key
 from agentos_operator.settings import Settings
 
 CLAIMS = Key("Claims", "team", "")
@@ -363,6 +366,24 @@ async def test_a_default_realm_that_another_replica_made_is_fine(running, api):
 # --- Passes, from end to end on an API in memory ---
 
 
+async def test_a_new_realm_has_its_api_key_before_the_engine_that_reads_it(happening, api, monkeypatch):
+    async def keep(_: dict) -> None:
+        pass
+
+    monkeypatch.setattr(happening.controller.context.links, "keep", keep)
+    api.seed(realm())
+    for _ in range(2):
+        await happening.controller._reconcile(REALM_KEY)
+    made = [(kind, name) for verb, kind, name in api.writes if verb == "create" and kind != "Event"]
+    assert made == [
+        ("Namespace", "team"),
+        ("Secret", "agentos-api-key"),
+        ("ServiceAccount", "agentos-engine"),
+        ("Service", "agentos-engine"),
+        ("StatefulSet", "agentos-engine"),
+    ]
+
+
 async def test_a_new_worker_gets_its_claim_then_its_objects_then_its_status(happening, api):
     happening.cache.put(api.seed(realm()))
     happening.sees(api.seed(worker()))
@@ -397,3 +418,190 @@ async def test_a_worker_that_asks_for_anothers_functions_waits_and_follows(happe
     await happening.settle()
     assert [name for verb, kind, name in api.writes if (verb, kind) == ("create", "Deployment")] == ["first", "second"]
     assert ("delete", "Deployment", "first") in api.writes
+
+
+# --- Grants ---
+
+
+class Linked:
+    """A happening whose realm's engine is linked, in memory. It acknowledges all grants, unless it is ``deaf``."""
+
+    def __init__(self, happening: Happening) -> None:
+        self.happening, self.deaf = happening, False
+        self.links = happening.controller.context.links
+        self.table = self.links.grants("prod")
+        changed = happening.controller._bus_changed
+        self.link = Link("ws://engine", lambda uids: changed("prod", "team", uids), self.table)
+        self.links._links["prod"] = self.link
+        self.pushes: list[list[str]] = []
+        self.link.take_entries([], snapshot=True)
+        self.task = asyncio.create_task(self._acknowledge())
+
+    async def _acknowledge(self) -> None:
+        self.table.start_anew()
+        while True:
+            push = await self.table.next()
+            if self.deaf:
+                await asyncio.sleep(1)
+                continue
+            self.pushes.append(sorted(grant.uid for grant in push.grants))
+            self.table.acknowledge(push)
+
+    def connect(self, uid: str, functions: list[str], waiting: list[str], *, connected: bool = True) -> None:
+        told = {"worker_id": f"c-{uid}", "uid": uid, "pod_uid": f"pod-{uid}", "connected": connected}
+        self.link.take_entries([told | {"functions": functions, "waiting": waiting}], snapshot=False)
+
+    def grant(self, name: str = "wasm") -> Grant | None:
+        return self.table.wanted.get(f"{name}-uid")
+
+    def owns(self, name: str = "wasm") -> list[str]:
+        grant = self.grant(name)
+        return [] if grant is None else [pattern.text for pattern in grant.owns]
+
+
+@pytest.fixture
+async def linked(happening, api):
+    happening.cache.put(api.seed(realm()))
+    made = Linked(happening)
+    yield made
+    made.task.cancel()
+
+
+async def test_a_new_worker_is_granted_what_it_holds_before_its_pods_are_made(linked, happening, api):
+    started: list[bool] = []
+    create = api.create
+
+    async def creating(kind: Any, body: dict) -> dict:
+        if kind.kind == "Deployment":
+            started.append(linked.table.is_acknowledged("wasm-uid"))
+        return await create(kind, body)
+
+    api.create = creating
+    happening.sees(api.seed(worker(spec={"calls": ["publish"], "stateScopes": ["a"]})))
+    await happening.settle()
+    assert started == [True]
+    grant = linked.grant()
+    assert grant is not None
+    assert linked.owns() == ["wasm::*"]
+    assert grant == Grant("wasm-uid", "team/wasm", owns=grant.owns, calls=(Pattern("publish"),), state_scopes=("a",))
+    assert [status for status in api.writes if status[0] == "patch status"] == [("patch status", "Worker", "wasm")]
+
+
+async def test_no_pod_is_made_while_the_engine_has_not_taken_the_grant(linked, happening, api):
+    linked.deaf = True
+    happening.sees(api.seed(worker()))
+    await happening.controller._reconcile(CLAIMS)
+    await happening.controller._reconcile(worker_key())
+    assert "Deployment" not in {kind for _, kind, _ in api.writes}
+    told = happening.cache.get(WORKER, "team", "wasm")["status"]["conditions"]
+    assert next(c for c in told if c["type"] == "Ready")["reason"] == "ClaimPending"
+    linked.deaf = False
+    await happening.settle()
+    assert ("create", "Deployment", "wasm") in api.writes
+
+
+async def test_an_edit_of_calls_is_granted_and_writes_nothing_to_the_cluster(linked, happening, api):
+    happening.sees(api.seed(worker()))
+    await happening.settle()
+    linked.pushes.clear()
+    edited = worker(version=500, spec={"calls": ["other::x"]}, metadata={"generation": 2})
+    before = [write for write in api.writes if write[1] in ("FunctionClaim", "Deployment")]
+    happening.sees(edited)
+    await happening.settle()
+    grant = linked.grant()
+    assert grant is not None
+    assert [pattern.text for pattern in grant.calls or ()] == ["other::x"]
+    assert linked.pushes == [["wasm-uid"]]
+    assert [write for write in api.writes if write[1] in ("FunctionClaim", "Deployment")] == before
+
+
+async def test_a_deleted_worker_leaves_at_once_and_has_no_grant_once_its_pods_are_gone(linked, happening, api):
+    seen = api.seed(worker())
+    happening.sees(seen)
+    running_pod = obj("Pod", "wasm-0", OF_WASM, status={"phase": "Running"})
+    happening.sees(running_pod)
+    await happening.settle()
+    linked.connect("wasm-uid", ["wasm::x"], [])
+    del api.objects[worker_key()]
+    happening.loses(seen)
+    await happening.controller._reconcile(CLAIMS)
+    grant = linked.grant()
+    assert grant is not None
+    assert (grant.leaving, linked.owns()) == (True, ["wasm::*"])
+    await happening.settle()
+    happening.loses(running_pod)
+    await happening.settle()
+    assert linked.grant() is None
+
+
+async def test_a_worker_that_declares_nothing_gets_what_it_registers(linked, happening, api):
+    happening.sees(api.seed(worker("finder", spec={"owns": None})))
+    happening.sees(api.seed(worker("other", spec={"owns": ["a::x"]})))
+    await happening.settle()
+    grant = linked.grant("finder")
+    assert grant is not None
+    assert (grant.discover, linked.owns("finder")) == (True, [])
+    linked.connect("finder-uid", [], ["a::x", "a::y"])
+    await happening.settle()
+    assert linked.owns("finder") == ["a::y"]
+    assert linked.table.is_acknowledged("finder-uid")
+    claim = api.find(CLAIM, "team", "a")
+    assert [(h["pattern"], h["worker"]) for h in claim["spec"]["holders"]] == [("a::x", "other"), ("a::y", "finder")]
+
+
+async def test_what_was_discovered_outlives_a_reconnection_and_goes_when_it_is_not_served_any_more(
+    linked, happening, api
+):
+    happening.sees(api.seed(worker("finder", spec={"owns": None})))
+    await happening.settle()
+    linked.connect("finder-uid", [], ["a::x", "a::y"])
+    await happening.settle()
+    linked.connect("finder-uid", ["a::x", "a::y"], [])
+    linked.connect("finder-uid", [], [], connected=False)
+    await happening.settle()
+    assert linked.owns("finder") == ["a::x", "a::y"]
+    linked.connect("finder-uid", ["a::x"], [])
+    await happening.settle()
+    assert linked.owns("finder") == ["a::x", "a::y"]
+    await asyncio.sleep(20)
+    await happening.settle()
+    assert linked.owns("finder") == ["a::x"]
+
+
+async def test_an_operator_that_starts_anew_grants_what_is_recorded(linked, happening, api):
+    happening.cache.put(api.seed(worker("finder", spec={"owns": None})))
+    recorded = {"segment": "a", "holders": [{"pattern": "a::x", "worker": "finder", "uid": "finder-uid", "since": "s"}]}
+    happening.cache.put(api.seed(obj("FunctionClaim", "a", spec=recorded)))
+    await happening.controller._reconcile(CLAIMS)
+    assert linked.owns("finder") == ["a::x"]
+    assert linked.pushes == [["finder-uid"]]
+
+
+async def test_a_realm_without_workers_is_told_too(happening, api):
+    happening.sees(realm() | {"metadata": realm()["metadata"] | {"generation": 2, "resourceVersion": "2"}})
+    assert CLAIMS in await happening.keys()
+    await happening.controller._reconcile(CLAIMS)
+    push = await asyncio.wait_for(happening.controller.context.links.grants("prod").next(), 1)
+    assert (push.complete, push.grants) == (True, ())
+
+
+@pytest.mark.parametrize(("owns", "decided"), [(None, True), (["wasm::*"], False)], ids=["undeclared", "declared"])
+async def test_what_waits_on_the_bus_has_its_claims_decided_when_nothing_was_declared(linked, happening, owns, decided):
+    happening.cache.put(worker(spec={"owns": owns}))
+    await happening.keys()
+    linked.connect("wasm-uid", [], ["other::x"])
+    assert (CLAIMS in await happening.keys()) == decided
+
+
+async def test_a_claim_that_cannot_be_written_holds_up_nobody_elses_grant(linked, happening, api, refused):
+    happening.sees(api.seed(worker("quiet", spec={"calls": ["a::b"]})))
+    await happening.settle()
+    happening.sees(worker("quiet", version=500, spec={"calls": []}, metadata={"generation": 2}))
+    happening.sees(api.seed(worker("loud")))
+    api.fail["create", "FunctionClaim", "loud"] = refused
+    with pytest.raises(ApiError):
+        await happening.controller._reconcile(CLAIMS)
+    grant = linked.grant("quiet")
+    assert grant is not None
+    assert grant.calls == ()
+    assert linked.owns("loud") == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 import ssl
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from agentos_operator.keys import (
     RENEW_BEFORE,
     WEBHOOK_SECRET,
     make_certificate,
+    new_api_key,
     signing_key,
     webhook_certificate,
 )
@@ -183,3 +185,9 @@ async def test_an_api_server_that_fails_is_told_not_papered_over(api, refused):
         await signing_key(api, NAMESPACE)
     assert not isinstance(refused, Conflict)
     assert api.writes == []
+
+
+def test_an_api_key_is_32_random_bytes_in_characters_of_an_url():
+    made = [base64.b64decode(new_api_key()["key"]).decode() for _ in range(2)]
+    assert made[0] != made[1]
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", key) for key in made)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from agentos_contracts.assign import MAX_DISCOVERED
 from agentos_operator.plan.claims import ClaimsInput, ClaimsPlan, patterns_of, plan
 
 NOW, STAMP = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T03:04:05Z"
@@ -45,8 +46,12 @@ def decide(
     lingering: tuple[str, ...] = (),
     pods: tuple[str, ...] = (),
     serving: tuple[str, ...] = (),
+    registers: dict[str, list[str]] | None = None,
 ) -> ClaimsPlan:
-    """Names of Workers: ``lingering`` ones are gone but may still answer, ``pods`` have pods, ``serving`` serve what they had."""
+    """Names of Workers: ``lingering`` ones are gone but may still answer, ``pods`` have pods, ``serving`` serve what they had.
+
+    ``registers``: what they have registered without owning it.
+    """
     return plan(
         ClaimsInput(
             REALM,
@@ -55,6 +60,7 @@ def decide(
             lambda uid, pattern: uid.removesuffix("-uid") in serving,
             lambda uid: uid.removesuffix("-uid") in pods,
             lambda uid: uid.removesuffix("-uid") in lingering,
+            lambda uid: (registers or {}).get(uid.removesuffix("-uid"), ()),
             NOW,
         )
     )
@@ -295,3 +301,68 @@ def test_deciding_again_on_the_result_changes_nothing():
     again = decide(*workers, claims=made)
     assert again.writes == 0
     assert set(again.waiting) == {"b-uid"}
+
+
+# --- Workers that declare nothing ---
+
+
+def undeclared(name: str, **more: Any) -> dict:
+    made = worker(name, **more)
+    del made["spec"]["owns"]
+    return made
+
+
+def test_a_worker_that_declares_nothing_gets_what_it_registers_and_nobody_holds():
+    answer = decide(
+        undeclared("finder"),
+        worker("other", "a::x"),
+        claims=(claim("a", ("a::x", "other")),),
+        pods=("finder",),
+        registers={"finder": ["a::x", "a::y", "b::z"]},
+    )
+    assert [held(each) for each in (*answer.create, *answer.replace)] == [
+        [("b::z", "finder", STAMP)],
+        [("a::x", "other", EARLIER), ("a::y", "finder", STAMP)],
+    ]
+    assert answer.waiting == {}
+    assert answer.keeping == {"finder-uid"}
+
+
+def test_what_it_got_stays_its_own_as_long_as_it_serves_it():
+    recorded = (claim("a", ("a::y", "finder")),)
+    answer = decide(undeclared("finder"), worker("greedy", "a"), claims=recorded, pods=("finder",), serving=("finder",))
+    assert answer.writes == 0
+    assert answer.keeping == {"finder-uid"}
+    assert set(answer.waiting) == {"greedy-uid"}
+    answer = decide(undeclared("finder"), worker("greedy", "a"), claims=recorded, pods=("finder",))
+    assert held(answer.replace[0]) == [("a::*", "greedy", STAMP)]
+
+
+def test_an_empty_list_claims_nothing_of_what_is_registered():
+    answer = decide(worker("none"), pods=("none",), registers={"none": ["a::x"]})
+    assert answer.writes == 0
+
+
+@pytest.mark.parametrize("function_id", ["state::get", "engine::x", "publish", "a::*", "a::b c", "a" * 64 + "::x"])
+def test_what_nobody_can_claim_is_not_claimed_for_it(function_id):
+    answer = decide(undeclared("finder"), pods=("finder",), registers={"finder": [function_id, "a::x"]})
+    assert [held(each) for each in answer.create] == [[("a::x", "finder", STAMP)]]
+
+
+def test_an_id_without_colons_is_claimed_as_a_namespace_of_its_own():
+    answer = decide(undeclared("finder"), pods=("finder",), registers={"finder": ["math.add"]})
+    assert held(answer.create[0]) == [("math.add::*", "finder", STAMP)]
+
+
+def test_a_worker_gets_a_bounded_number_of_functions_without_declaring_them():
+    many = [f"s{number:03}::x" for number in range(MAX_DISCOVERED + 10)]
+    answer = decide(undeclared("finder"), pods=("finder",), registers={"finder": many})
+    assert len(answer.create) == MAX_DISCOVERED
+    more = decide(
+        undeclared("finder"),
+        pods=("finder",),
+        claims=answer.create,
+        serving=("finder",),
+        registers={"finder": many[-10:]},
+    )
+    assert more.writes == 0

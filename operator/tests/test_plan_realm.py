@@ -1,6 +1,7 @@
 """What is decided for one Realm."""
 
 import copy
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -164,6 +165,14 @@ TABLE = [
         "the engine is not there yet",
     ),
     (
+        "engine refuses grants",
+        {"link_error": "the engine refuses grants: disk full"},
+        "EngineLinked",
+        True,
+        reasons.LINKED,
+        "the engine refuses grants: disk full",
+    ),
+    (
         "link down within the grace",
         {"linked": False, "down_for": 14.0, "conditions": {"EngineLinked": "True"}},
         "EngineLinked",
@@ -273,8 +282,77 @@ def test_the_engine_is_told_its_realm_and_the_verifying_key():
         "AGENTOS_VERIFY_KEYS": "public-key",
         "AGENTOS_DATA_DIR": "/data",
         "AGENTOS_CONSOLE_PORT": "3113",
+        "AGENTOS_HTTP_AUTH": '{"apiKeysFile": "/etc/agentos/api-key/key", "auth": "apiKey"}',
     }
     assert container["image"] == "agentos:1"
+
+
+JWT = {"issuer": "https://login.example.org", "audience": "agentos", "jwksUrl": "https://login.example.org/keys"}
+NO_KEY = [
+    pytest.param({"auth": "none"}, id="none"),
+    pytest.param({"auth": "jwt", "jwt": JWT}, id="jwt"),
+    pytest.param({"auth": "none", "routes": [{"path": "/api/*", "auth": "jwt"}], "jwt": JWT}, id="jwt by route"),
+]
+KEY = [
+    pytest.param(None, id="not said"),
+    pytest.param({}, id="empty"),
+    pytest.param({"auth": "apiKey"}, id="said"),
+    pytest.param({"auth": "none", "routes": [{"path": "/api/*", "auth": "apiKey"}]}, id="by route"),
+]
+
+
+def http_auth_of(**spec: Any) -> dict:
+    """What the engine is told, as it reads it: Kubernetes turns $$ into $."""
+    (container,) = engine_of(**spec)["template"]["spec"]["containers"]
+    (text,) = [variable["value"] for variable in container["env"] if variable["name"] == "AGENTOS_HTTP_AUTH"]
+    return json.loads(text.replace("$$", "$"))
+
+
+@pytest.mark.parametrize("http", KEY)
+def test_an_engine_that_asks_for_a_key_reads_it_from_the_secret(http):
+    answer = plan(snapshot(spec={"http": http} if http is not None else {}))
+    pod = answer.children[-1]["spec"]["template"]["spec"]
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "api-key"]
+    (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "api-key"]
+    assert volume["secret"] == {"secretName": "agentos-api-key", "defaultMode": 0o440, "optional": False}
+    assert (mount["readOnly"], "subPath" in mount) == (True, False)
+    assert http_auth_of(http=http)["apiKeysFile"] == f"{mount['mountPath']}/key"
+    metadata = answer.api_key["metadata"]
+    assert (metadata["name"], metadata["namespace"]) == ("agentos-api-key", "team")
+    assert "data" not in answer.api_key
+
+
+@pytest.mark.parametrize("http", NO_KEY)
+def test_without_api_keys_there_is_no_secret_and_no_mount(http):
+    answer = plan(snapshot(spec={"http": http}))
+    pod = answer.children[-1]["spec"]["template"]["spec"]
+    assert answer.api_key is None
+    assert "api-key" not in [part["name"] for part in (*pod["volumes"], *pod["containers"][0]["volumeMounts"])]
+    assert "apiKeysFile" not in http_auth_of(http=http)
+
+
+def test_the_engine_is_told_routes_and_issuer_to_the_letter():
+    routes = [{"path": "/$(AGENTOS_REALM)/*", "methods": ["POST"], "auth": "none"}]
+    told = http_auth_of(http={"auth": "jwt", "jwt": JWT, "routes": routes})
+    assert told == {"auth": "jwt", "jwt": JWT, "routes": routes}
+    assert "$$(AGENTOS_REALM)" in str(engine_of(http={"auth": "jwt", "jwt": JWT, "routes": routes}))
+
+
+def test_a_change_of_who_is_let_in_rolls_the_engine_and_the_status_tells_it():
+    before, after = plan(snapshot()), plan(snapshot(spec={"http": {"auth": "none"}}))
+    assert before.children[-1]["spec"]["template"] != after.children[-1]["spec"]["template"]
+    assert (before.status["engine"]["httpAuth"], after.status["engine"]["httpAuth"]) == ("apiKey", "none")
+
+
+def test_the_api_key_goes_with_its_realm_only_when_the_realm_says_so():
+    kept = plan(snapshot()).api_key
+    deleted = plan(snapshot(spec={"deletionPolicy": "Delete"})).api_key
+    assert "ownerReferences" not in kept["metadata"]
+    assert deleted["metadata"]["ownerReferences"][0]["uid"] == "r-uid"
+
+
+def test_no_key_is_made_in_a_namespace_that_the_realm_cannot_have():
+    assert plan(snapshot(rival="old")).api_key is None
 
 
 def test_the_console_of_an_engine_is_reached_from_inside_its_pod_only():
@@ -301,7 +379,7 @@ def test_an_engines_volume_is_as_asked_for(policy, when_deleted):
     assert claim["spec"]["resources"] == {"requests": {"storage": "10Gi"}}
     assert claim["spec"]["storageClassName"] == "fast"
     assert spec["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == when_deleted
-    assert [volume["name"] for volume in spec["template"]["spec"]["volumes"]] == ["tmp"]
+    assert [volume["name"] for volume in spec["template"]["spec"]["volumes"]] == ["tmp", "api-key"]
 
 
 def test_a_volume_of_the_clusters_default_class_names_none():
@@ -343,6 +421,7 @@ def test_workers_connections_and_addresses_are_told():
     assert status["engine"] == {
         "url": "ws://agentos-engine.team.svc:49134",
         "httpUrl": "http://agentos-engine.team.svc:3111",
+        "httpAuth": "apiKey",
         "connections": 3,
     }
     assert status["observedGeneration"] == 2
@@ -389,3 +468,12 @@ def test_the_operators_own_namespace_is_no_realms(resource, refused):
         if refused
         else []
     )
+
+
+def test_the_engine_is_told_where_its_traces_go():
+    told = {"AGENTOS_TRACE_RATIO": "0.5", "AGENTOS_OTLP_ENDPOINT": "http://collector:4318/$(X)"}
+    (engine,) = (each for each in plan(snapshot(engine_environment=told)).children if each["kind"] == "StatefulSet")
+    (container,) = engine["spec"]["template"]["spec"]["containers"]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment["AGENTOS_TRACE_RATIO"] == "0.5"
+    assert environment["AGENTOS_OTLP_ENDPOINT"] == "http://collector:4318/$$(X)"

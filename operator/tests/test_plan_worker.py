@@ -89,11 +89,17 @@ def connection(pod_uid: str = "pod-1", *functions: str) -> Connection:
     return Connection(f"c-{pod_uid}", "w-uid", pod_uid, frozenset(functions or ("wasm::execute",)))
 
 
+def refused(*waiting: str, **changes: Any) -> WorkerInput:
+    """A Worker whose pod serves wasm::execute, and has also registered what it was not granted."""
+    made = Connection("c-pod-1", "w-uid", "pod-1", frozenset({"wasm::execute"}), frozenset(waiting))
+    return snapshot(**{"connections": (made,), "ungranted": dict.fromkeys(waiting, "")} | changes)
+
+
 def snapshot(**changes: Any) -> WorkerInput:
     """A healthy Worker with one pod, but for the changes; ``spec`` changes its spec, ``conditions`` its status."""
     resource = changes.pop("worker", None) or worker(changes.pop("spec", None), changes.pop("conditions", None))
     spec = resource["spec"]
-    wanted = tuple(Pattern.parse(text) for text in spec.get("owns", ()))
+    wanted = tuple(Pattern.parse(text) for text in spec.get("owns") or ())
     values: dict[str, Any] = {
         "worker": resource,
         "now": NOW,
@@ -106,6 +112,8 @@ def snapshot(**changes: Any) -> WorkerInput:
         "wanted": wanted,
         "held": frozenset(pattern.text for pattern in wanted),
         "clashes": (),
+        "granted": True,
+        "ungranted": {},
         "providers": (),
         "built_in": BUILT_IN_WORKERS,
         "deployment": deployment(),
@@ -279,6 +287,30 @@ TABLE = [
         False,
         reasons.CLAIM_PENDING,
         "agent::chat, wasm::*: the claim is being recorded",
+    ),
+    (
+        "engine does not know it yet",
+        fresh(granted=False),
+        "FunctionsClaimed",
+        False,
+        reasons.CLAIM_PENDING,
+        "waiting for the engine to take what this Worker may register and call",
+    ),
+    (
+        "engine does not know yet that it owns nothing",
+        fresh(spec={"owns": []}, granted=False),
+        "FunctionsClaimed",
+        False,
+        reasons.CLAIM_PENDING,
+        "waiting for the engine to take what this Worker may register and call",
+    ),
+    (
+        "engine does not know of an edit yet",
+        snapshot(granted=False),
+        "FunctionsClaimed",
+        True,
+        reasons.CLAIMED,
+        "wasm::*",
     ),
     ("depends on nothing", snapshot(), "DependenciesReady", True, reasons.SATISFIED, None),
     ("depends on what is ready", depends(providers=[MEMORY]), "DependenciesReady", True, reasons.SATISFIED, None),
@@ -472,6 +504,80 @@ TABLE = [
         False,
         reasons.NOT_REGISTERED,
         f"not every pod has registered its functions on the engine; {LOGS}",
+    ),
+    (
+        "it registers what it does not own",
+        refused("b::x", "a::x"),
+        "Registered",
+        False,
+        reasons.NOT_GRANTED,
+        "it registers a::x, b::x, which spec.owns does not cover; add to spec.owns what is free, and have it register nothing else",
+    ),
+    (
+        "it registers another function than the one that it owns",
+        refused("wasm::exec", spec={"owns": ["wasm::run"]}),
+        "Registered",
+        False,
+        reasons.NOT_GRANTED,
+        "it registers wasm::exec, which spec.owns does not cover; add to spec.owns what is free, and have it register nothing "
+        "else; it has not registered wasm::run",
+    ),
+    (
+        "it registers what another holds, and what nobody can claim",
+        refused(
+            "a::x",
+            "hello",
+            ungranted={
+                "a::x": "which Worker old holds by a::*",
+                "hello": "which cannot be claimed (hello has no '::')",
+            },
+        ),
+        "Registered",
+        False,
+        reasons.NOT_GRANTED,
+        "it registers a::x, which Worker old holds by a::*; hello, which cannot be claimed (hello has no '::'); "
+        "add to spec.owns what is free, and have it register nothing else",
+    ),
+    (
+        "it registers very much that it does not own",
+        refused(*(f"a::{number}" for number in range(9))),
+        "Registered",
+        False,
+        reasons.NOT_GRANTED,
+        "it registers a::0, a::1, a::2, a::3, a::4 and 4 more, which spec.owns does not cover; "
+        "add to spec.owns what is free, and have it register nothing else",
+    ),
+    (
+        "containers run, and register what they do not own",
+        refused("a::x", deployment=deployment(1, 0)),
+        "Available",
+        False,
+        reasons.NOT_GRANTED,
+        "it registers a::x, which spec.owns does not cover; add to spec.owns what is free, and have it register nothing else",
+    ),
+    (
+        "what was added to owns is about to be granted",
+        refused("agent::chat", spec={"owns": ["wasm::*", "agent::chat"]}, quiet_for=1.0, held=frozenset({"wasm::*"})),
+        "Registered",
+        True,
+        reasons.REGISTERED,
+        None,
+    ),
+    (
+        "declared nothing, and is about to get what it registers",
+        refused("a::x", spec={"owns": None}, quiet_for=1.0),
+        "Registered",
+        True,
+        reasons.REGISTERED,
+        None,
+    ),
+    (
+        "declared nothing, and has not got what it registers",
+        refused("a::x", spec={"owns": None}, quiet_for=6.0),
+        "Registered",
+        False,
+        reasons.NOT_GRANTED,
+        "it registers a::x, which spec.owns does not cover; add to spec.owns what is free, and have it register nothing else",
     ),
     ("not registered as not started", fresh(engine=None), "Registered", False, reasons.NOT_STARTED, None),
     (
@@ -705,6 +811,27 @@ LOST = [
     ("another pod answers", {"connections": [connection("pod-2")]}, {"pod-1": False}),
     ("the pod registers something else", {"connections": [connection("pod-1", "other::x")]}, {"pod-1": False}),
 ]
+
+
+@pytest.mark.parametrize(
+    ("ungranted", "opens"), [({}, False), ({"a::x": "which Worker old holds by a::*"}, True)], ids=["soon", "never"]
+)
+def test_a_worker_that_declared_nothing_answers_once_all_is_granted_that_can_be(ungranted, opens):
+    answer = plan(refused("a::x", spec={"owns": None}, pods=[pod(gate=None)], ungranted=ungranted))
+    assert [wanted for _, wanted in answer.gates] == ([True] if opens else [])
+
+
+def test_what_is_not_granted_keeps_no_gate_closed_when_all_that_is_owned_answers():
+    answer = plan(refused("a::x", pods=[pod(gate=None)]))
+    assert [wanted for _, wanted in answer.gates] == [True]
+
+
+def test_what_a_pod_that_goes_has_registered_is_not_told():
+    leaving = pod("pod-1", metadata={"deletionTimestamp": STAMP})
+    answer = plan(
+        refused("a::x", pods=[leaving, pod("pod-2")], connections=(*refused("a::x").connections, connection("pod-2")))
+    )
+    assert condition(answer, "Registered")["status"] == "True"
 
 
 @pytest.mark.parametrize(("changes", "expected"), [pytest.param(*r[1:], id=r[0]) for r in LOST])

@@ -29,6 +29,12 @@ EVERY_VALUE_CHANGED = {
     "engineImage": "registry.example.org:5000/team/engine@sha256:" + "0" * 64,
     "replicas": 2,
     "defaultRealm": {"create": True, "name": "prod", "namespace": "123"},
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "interval": "1m", "labels": {"release": "prometheus"}},
+        "rules": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True, "labels": {"example.org/dashboard": "yes"}},
+    },
+    "tracing": {"otlpEndpoint": "http://collector.observability:4318", "ratio": 0.5},
     "logLevel": "debug",
     "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": "1.5", "memory": "1Gi"}},
     "priorityClassName": "system-cluster-critical",
@@ -168,7 +174,14 @@ def test_an_older_kubernetes_is_refused_by_name(chart: Helm) -> None:
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
 def test_exactly_these_objects_are_made(chart: Helm, values: dict) -> None:
-    assert sorted((o["kind"], o["metadata"]["name"]) for o in chart.render(values)) == [
+    watching = [
+        ("PrometheusRule", "agentos"),
+        ("ServiceMonitor", "agentos-engine"),
+        ("ServiceMonitor", "agentos-operator"),
+        ("ConfigMap", "agentos-dashboard"),
+    ]
+    assert {(o["kind"], o["metadata"]["name"]) for o in chart.render(values)} == {
+        *(watching if "metrics" in values else ()),
         ("ClusterRole", "agentos-edit"),
         ("ClusterRole", "agentos-operator"),
         ("ClusterRole", "agentos-view"),
@@ -179,7 +192,7 @@ def test_exactly_these_objects_are_made(chart: Helm, values: dict) -> None:
         ("Service", "agentos-operator"),
         ("ServiceAccount", "agentos-operator"),
         ("ValidatingWebhookConfiguration", "agentos"),
-    ]
+    }
 
 
 @pytest.mark.parametrize("release", ["staging", "x" * 53])
@@ -227,6 +240,8 @@ def test_the_operator_is_told_everything_by_its_environment(chart: Helm) -> None
         "AGENTOS_DEFAULT_REALM_NAMESPACE": "default",
         "AGENTOS_WEBHOOK_SERVICE": "agentos-operator",
         "AGENTOS_WEBHOOK_CONFIGURATION": "agentos",
+        "AGENTOS_OTLP_ENDPOINT": "",
+        "AGENTOS_TRACE_RATIO": "0.01",
         "AGENTOS_LOG_LEVEL": "INFO",
     }
 
@@ -260,6 +275,10 @@ def test_every_value_reaches_the_pod(chart: Helm) -> None:
     assert told["AGENTOS_IMAGE"] == EVERY_VALUE_CHANGED["engineImage"]
     assert (told["AGENTOS_DEFAULT_REALM"], told["AGENTOS_DEFAULT_REALM_NAMESPACE"]) == ("prod", "123")
     assert told["AGENTOS_LOG_LEVEL"] == "DEBUG"
+    assert Settings.from_environment(told).engine_environment == {
+        "AGENTOS_OTLP_ENDPOINT": "http://collector.observability:4318",
+        "AGENTOS_TRACE_RATIO": "0.5",
+    }
     for labelled in [*objects, template]:
         assert labelled["metadata"]["labels"]["example.org/team"] == "platform"
         assert labelled["metadata"]["labels"]["app.kubernetes.io/name"] == "agentos-operator"
@@ -408,6 +427,13 @@ def test_the_webhook_checks_workers_and_realms_and_lets_pass_when_the_operator_i
         ({"replica": 2}, r"at '': additional properties 'replica' not allowed"),
         ({"image": {"name": "x"}}, r"at '/image': additional properties 'name' not allowed"),
         ({"resources": {"request": {}}}, r"at '/resources': additional properties 'request' not allowed"),
+        ({"metrics": {"rules": True}}, r"at '/metrics/rules': got boolean, want object"),
+        ({"metrics": {"serviceMonitor": {"interval": "30"}}}, r"at '/metrics/serviceMonitor/interval': '30' does not"),
+        ({"tracing": {"ratio": 2}}, r"at '/tracing/ratio': maximum: got 2, want 1"),
+        (
+            {"tracing": {"otlpEndpoint": "collector:4318"}},
+            r"at '/tracing/otlpEndpoint': 'collector:4318' does not match",
+        ),
         ({"replicas": "two"}, r"at '/replicas': got string, want integer"),
         ({"replicas": -1}, r"at '/replicas': minimum: got -1, want 0"),
         ({"image": {"tag": 1.0}}, r"at '/image/tag': got number, want string"),
@@ -430,24 +456,43 @@ def test_every_value_has_a_comment_a_schema_entry_and_a_row_in_the_readme() -> N
     schema = json.loads((CHART / "values.schema.json").read_text())
     lines = (CHART / "values.yaml").read_text().splitlines()
     readme = (CHART / "README.md").read_text()
-    groups = {"image", "defaultRealm"}
-    paths = [(key,) for key in defaults if key not in groups]
-    paths += [(group, key) for group in sorted(groups) for key in defaults[group]]
-    for path in paths:
+    for path in _paths(defaults, schema):
         (line,) = [
             index for index, text in enumerate(lines) if re.match(rf"{'  ' * (len(path) - 1)}{path[-1]}:", text)
-            and (len(path) == 1 or _group_of(lines, index) == path[0])
+            and _groups_of(lines, index) == path[:-1]
         ]  # fmt: skip
         assert lines[line - 1].lstrip().startswith("# "), f"{path}: no comment above it in values.yaml"
         assert f"| `{'.'.join(path)}` |" in readme, f"{path}: no row in README.md"
     assert set(schema["properties"]) - {"global"} == set(defaults)
-    for group in groups:
-        assert set(schema["properties"][group]["properties"]) == set(defaults[group])
     assert set(EVERY_VALUE_CHANGED) == set(defaults)
 
 
-def _group_of(lines: list[str], index: int) -> str:
-    return next(text for text in reversed(lines[:index]) if re.match(r"\w", text)).split(":")[0]
+GROUPS = ("image", "defaultRealm", "tracing", "metrics", "serviceMonitor", "rules", "dashboard")
+
+
+def _paths(defaults: dict, schema: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The values that can be set; a group has the same keys in the defaults and in the schema."""
+    found: list[tuple[str, ...]] = []
+    for key, value in defaults.items():
+        inner = schema["properties"][key]
+        if key in GROUPS:
+            assert set(inner["properties"]) == set(value)
+            found += _paths(value, inner, (*above, key))
+        else:
+            found.append((*above, key))
+    return found
+
+
+def _groups_of(lines: list[str], index: int) -> tuple[str, ...]:
+    """The keys above a line of YAML, outermost first."""
+    found: list[str] = []
+    depth = len(lines[index]) - len(lines[index].lstrip())
+    for text in reversed(lines[:index]):
+        indent = len(text) - len(text.lstrip())
+        if re.match(r" *\w", text) and indent < depth:
+            depth = indent
+            found.insert(0, text.strip().split(":")[0])
+    return tuple(found)
 
 
 # --- the notes
@@ -474,6 +519,8 @@ def test_the_notes_show_the_worker_of_the_examples_and_how_to_call_it(chart: Hel
     assert worker["metadata"] == {"name": example["metadata"]["name"], "namespace": "default"}
     assert "kubectl --namespace default wait --for=condition=Ready --timeout=120s worker/wasm-sandbox" in text
     assert "kubectl --namespace default port-forward service/agentos-engine 3111:3111" in text
+    assert "kubectl --namespace default get secret agentos-api-key --output jsonpath='{.data.key}' | base64 -d" in text
+    assert 'curl --silent --header "Authorization: Bearer $KEY" http://127.0.0.1:3111/wasm/modules' in text
     assert "helm uninstall leaves the CRDs" in text
 
 

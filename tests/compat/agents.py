@@ -13,6 +13,9 @@ from tests.compat import sdks
 from tests.compat.engine import CallError, Engine, wait_for
 from tests.compat.raw import Proxy, RawWorker
 
+CA_FILES = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS")
+"""Variables that tell Python and Node whom to trust."""
+
 
 class Agent:
     """A worker process on some SDK. The operations are those of ``workers/agent.py``."""
@@ -145,6 +148,7 @@ class Bench:
             "OTEL_SERVICE_NAME": prefix,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             "PYTHONWARNINGS": "ignore",
+            **({} if self.engine.ca is None else dict.fromkeys(CA_FILES, str(self.engine.ca))),
             **(environment or {}),
         }
         with log.open("wb") as errors:
@@ -157,7 +161,9 @@ class Bench:
     async def connect(self, port: int | None = None, query: str = "", headers=None, **identity) -> RawWorker:
         """Connect a bare client."""
         url = self.engine.url(port=port, **identity) + query
-        socket = await websockets.connect(url, max_size=None, compression=None, additional_headers=headers)
+        socket = await websockets.connect(
+            url, max_size=None, compression=None, additional_headers=headers, ssl=self.engine.context
+        )
         self._raw.append(RawWorker(socket))
         return self._raw[-1]
 

@@ -2,7 +2,8 @@
 
 A module may say which config file of ``configs`` its engine runs with (``CONFIG``), with which environment
 (``ENVIRONMENT``), whether its shared workers have telemetry (``TELEMETRY``), whether one is on the Rust SDK (``WITH_RUST``),
-and whether it is run with identity, without it, or both (``IDENTITIES``). ``with_config`` gives one test another file.
+whether it is run with identity, without it, or both (``IDENTITIES``), and whether with TLS (``TLS``).
+``with_config`` gives one test another file.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import pytest
 import pytest_asyncio
 from agentos_contracts.tokens import SigningKey
 
+from tests.certificates import Authority
 from tests.compat import sdks
 from tests.compat.agents import Agent, Bench
 from tests.compat.engine import Engine
@@ -39,6 +41,8 @@ async def _bench(request: pytest.FixtureRequest, folder: Path) -> Bench:
     environment = {"GUARDED_PORT": str(guarded), "CONFIGURATION_DIRECTORY": str(folder / "configuration")}
     environment |= getattr(module, "ENVIRONMENT", {})
     made = Bench(Engine(folder, key, config, environment), folder, guarded)
+    if getattr(module, "TLS", False):
+        made.engine.secure(Authority(folder))
     await made.engine.start()
     return made
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from agentos_contracts.tokens import Identity, SigningKey, issue
+
+from tests.certificates import Authority
 
 CONFIGS = Path(__file__).parent / "configs"
 REALM = "compat"
@@ -66,9 +69,19 @@ class Engine:
         self._environment = {"PATH": os.environ["PATH"], **(environment or {})}
         if key is not None:
             self._environment["AGENTOS_VERIFY_KEYS"] = key.verify_key
+            self._environment["AGENTOS_HTTP_AUTH"] = '{"auth": "none"}'
         self.ports = {"port": 0, "http_port": 0, "stream_port": 0, "admin_port": 0}
+        self.ca: Path | None = None
+        """Who signed the engine's certificate; None: without TLS."""
+        self.context: ssl.SSLContext | None = None
         self.log = folder / "engine.log"
         self.process: subprocess.Popen | None = None
+
+    def secure(self, authority: Authority) -> None:
+        """Run with TLS."""
+        cert, key = authority.issue("engine")
+        self._environment |= {"AGENTOS_TLS_CERT": str(cert), "AGENTOS_TLS_KEY": str(key)}
+        self.ca, self.context = authority.ca, ssl.create_default_context(cafile=authority.ca)
 
     async def start(self) -> None:
         command = [sys.executable, "-m", "agentos_engine", "--realm", REALM, "--data-dir", str(self.folder / "data")]
@@ -111,26 +124,27 @@ class Engine:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) << 10
 
-    def token(self, subject: str, role: str = "worker") -> str:
+    def token(self, subject: str, role: str = "host") -> str:
         assert self.key is not None
         return issue(self.key, Identity(REALM, subject, f"uid-of-{subject}", role), issued_at=1_700_000_000)
 
-    def path(self, subject: str = "default/test", role: str = "worker", pod: str = "pod-1") -> str:
+    def path(self, subject: str = "default/test", role: str = "host", pod: str = "pod-1") -> str:
         """Where a worker's paths begin: the token and the pod, on an engine with identity."""
         return "" if self.key is None else f"/w/{self.token(subject, role)}/{pod}"
 
     def url(
-        self, subject: str = "default/test", role: str = "worker", pod: str = "pod-1", port: int | None = None
+        self, subject: str = "default/test", role: str = "host", pod: str = "pod-1", port: int | None = None
     ) -> str:
-        return f"ws://127.0.0.1:{port or self.ports['port']}{self.path(subject, role, pod)}"
+        return f"{'ws' if self.ca is None else 'wss'}://127.0.0.1:{port or self.ports['port']}{self.path(subject, role, pod)}"
 
     async def http(self, method: str, path: str, body: bytes | None = None, headers=None, port: str = "http_port"):
-        url = f"http://127.0.0.1:{self.ports[port]}{path}"
+        context = self.context if port == "http_port" else None
+        url = f"{'http' if context is None else 'https'}://127.0.0.1:{self.ports[port]}{path}"
         request = urllib.request.Request(url, data=body, method=method, headers=headers or {})
 
         def send() -> Response:
             try:
-                with urllib.request.urlopen(request, timeout=20) as answer:
+                with urllib.request.urlopen(request, timeout=20, context=context) as answer:
                     return Response(answer.status, answer.headers, answer.read())
             except urllib.error.HTTPError as error:
                 return Response(error.code, error.headers, error.read())

@@ -255,6 +255,7 @@ async def test_a_worker_started_from_a_folder_is_found_as_iii_worker_add_looks_f
 async def test_the_metrics_of_the_engine_count_what_the_sdks_do(mesh):
     text = (await mesh.engine.http("GET", "/metrics", port="admin_port")).body.decode()
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert int(values["agentos_engine_connections"]) >= len(SDKS)
+    role = "host" if mesh.engine.key else "anonymous"
+    assert int(values[f'agentos_engine_connections{{role="{role}"}}']) >= len(SDKS)
     assert int(values["agentos_engine_functions"]) >= 7 * len(SDKS)
     assert int(values["agentos_engine_calls_total"]) > 0

@@ -93,7 +93,7 @@ async def test_workers_are_listed_with_what_they_told_and_who_they_are(mesh, age
         assert worker["ip_address"] == "127.0.0.1"
         if mesh.engine.key is not None:
             subject = f"default/{other}"
-            whom = {"realm": "compat", "subject": subject, "uid": f"uid-of-{subject}", "role": "worker"}
+            whom = {"realm": "compat", "subject": subject, "uid": f"uid-of-{subject}", "role": "host"}
             assert worker["identity"] == {**whom, "pod_uid": f"pod-{other}"}
         else:
             assert "identity" not in worker

@@ -185,7 +185,7 @@ def test_a_worker_that_never_registers(cluster: Cluster) -> None:
     logs = f"look at its logs: kubectl logs -n {NAMESPACE} -l agentos.dev/worker-uid={uid}"
     assert message == f"no pod has connected to the engine at $III_URL; {logs}"
     until_condition(cluster, "silent", "Ready", "False", "NotRegistered")
-    other = worker("silent", "silent::two", owns=["silent::one"])
+    other = worker("silent", "silent::two", owns=["silent::one", "silent::two"])
     apply(cluster, other)
     wanted = f"it is connected to the engine, but has not registered silent::one; {logs}"
     until("what is lacking", lambda: condition(get(cluster, "worker", "silent"), "Registered")[2] == wanted)

@@ -75,7 +75,7 @@ def test_a_program_on_the_host_calls_a_function_with_the_printed_urls(cluster: C
     apply(cluster, worker("callee", "callee::one"))
     until_ready(cluster, "callee")
     urls = demo.engine_urls(cluster)
-    answer = demo.post(f"{urls['http']}/callee/one", {"n": 1})
+    answer = demo.post(f"{urls['http']}/callee/one", {"n": 1}, urls["key"])
     assert answer == {}  # the SDK's own rule: a result without body, headers or status_code is not an HTTP answer
     called = subprocess.run(
         [sys.executable, "-c", CALL, urls["ws"], "callee::one"], capture_output=True, text=True, timeout=60, check=True
@@ -93,20 +93,28 @@ def test_the_bus_tells_a_stranger_why_and_closes(cluster: Cluster) -> None:
     assert closed.value.rcvd.code == 1008
 
 
-def test_no_log_holds_a_token(cluster: Cluster) -> None:
+def test_no_log_holds_a_token_or_a_key(cluster: Cluster) -> None:
     cluster.kubectl("apply", "-f", str(demo.ROOT / "examples" / "wasm-sandbox.yaml"))
     until_ready(cluster, "wasm-sandbox")
-    token = base64.b64decode(get(cluster, "secret", "agentos-token-wasm-sandbox")["data"]["token"]).decode()
-    key = base64.b64decode(get(cluster, "secret", "agentos-identity", demo.NAMESPACE)["data"]["key"]).decode()
+    secrets = {
+        f"{secret['metadata']['name']}/{key}": base64.b64decode(value).decode()
+        for namespace in (NAMESPACE, demo.NAMESPACE)
+        for secret in listed(cluster, "secrets", namespace=namespace)
+        if secret["metadata"]["name"].startswith("agentos-")
+        for key, value in secret["data"].items()
+        if not key.endswith(".crt")
+    }
+    assert {"agentos-token-wasm-sandbox/token", "agentos-api-key/key", "agentos-identity/key"} <= set(secrets)
     pods = (
         (demo.NAMESPACE, "deploy/agentos-operator"), (NAMESPACE, "agentos-engine-0"), (NAMESPACE, "deploy/wasm-sandbox"),
     )  # fmt: skip
     for namespace, pod in pods:
         log = cluster.kubectl("logs", "-n", namespace, pod, "--tail=-1").stdout
         assert log
-        # The signature is what makes a token one; its other parts name the Worker only.
-        for secret in (token, token.rpartition(".")[2], key):
-            assert secret not in log, f"{pod} logs a secret"
+        for name, secret in secrets.items():
+            # The signature is what makes a token one; its other parts name the Worker only.
+            for form in (secret, secret.rpartition(".")[2], base64.b64encode(secret.encode()).decode()):
+                assert form not in log, f"{pod} logs {name}"
 
 
 def test_both_wasm_examples_as_they_stand(cluster: Cluster) -> None:

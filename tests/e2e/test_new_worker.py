@@ -56,22 +56,24 @@ def deploy(agentos: Run, cluster: Cluster, tmp_path: Path) -> Callable:
 def test_a_new_python_worker_answers_in_the_cluster(agentos: Run, deploy: Callable, cluster: Cluster) -> None:
     agentos("new", "worker", "tea-house")
     url = deploy("tea-house")
-    assert demo.post(f"{url}/greet", {"name": "Ada"}) == {"message": "Hello, Ada!"}
+    assert demo.post(f"{url}/greet", {"name": "Ada"}, demo.api_key(cluster)) == {"message": "Hello, Ada!"}
     status = get(cluster, "worker", "tea-house")["status"]
     assert status["functions"] == ["tea-house::count", "tea-house::greet", "tea-house::total"]
 
 
-def test_a_new_node_worker_answers_in_the_cluster(agentos: Run, deploy: Callable) -> None:
+def test_a_new_node_worker_answers_in_the_cluster(agentos: Run, deploy: Callable, cluster: Cluster) -> None:
     agentos("new", "worker", "tea-room", "--language", "node")
     url = deploy("tea-room", "--build-arg", f"BASE={image.node_image()}")
-    assert demo.post(f"{url}/greet", {"name": "Ada"}) == {"message": "Hello, Ada!"}
+    assert demo.post(f"{url}/greet", {"name": "Ada"}, demo.api_key(cluster)) == {"message": "Hello, Ada!"}
 
 
-def test_a_worker_without_a_dockerfile_answers_in_the_cluster(agentos: Run, deploy: Callable, tmp_path: Path) -> None:
+def test_a_worker_without_a_dockerfile_answers_in_the_cluster(
+    agentos: Run, deploy: Callable, cluster: Cluster, tmp_path: Path
+) -> None:
     agentos("new", "worker", "tea-shop")
     folder = tmp_path / "tea-shop"
     (folder / "Dockerfile").unlink()
     with (folder / "iii.worker.yaml").open("a") as manifest:
         manifest.write(f"runtime:\n  base_image: {image.project_image()}\n")
     url = deploy("tea-shop")
-    assert demo.post(f"{url}/greet", {"name": "Ada"}) == {"message": "Hello, Ada!"}
+    assert demo.post(f"{url}/greet", {"name": "Ada"}, demo.api_key(cluster)) == {"message": "Hello, Ada!"}

@@ -26,9 +26,9 @@ def test_the_wasm_example_runs_a_real_module_over_rest(cluster: Cluster) -> None
     cluster.kubectl("apply", "-f", str(demo.ROOT / "examples" / "wasm-sandbox.yaml"))
     until_ready(cluster, "wasm-sandbox")
     base = f"http://{cluster.service_address(NAMESPACE, 'agentos-engine', demo.HTTP_PORT)}"
-    module = list(demo.greet_module())
-    assert demo.post(f"{base}/wasm/validate", {"moduleId": "greet", "wasm": module})["valid"] is True
-    answer = demo.post(f"{base}/wasm/execute", {"moduleId": "greet", "input": {"name": "Kubernetes"}})
+    module, key = list(demo.greet_module()), demo.api_key(cluster)
+    assert demo.post(f"{base}/wasm/validate", {"moduleId": "greet", "wasm": module}, key)["valid"] is True
+    answer = demo.post(f"{base}/wasm/execute", {"moduleId": "greet", "input": {"name": "Kubernetes"}}, key)
     assert "Kubernetes" in json.dumps(answer["output"])
     assert answer["fuelConsumed"] > 0
     table = cluster.kubectl("get", "workers,realms,functionclaims", "-n", NAMESPACE).stdout

@@ -129,7 +129,9 @@ def _inspection(scratch: Scratch, seen: CallsSeen) -> Inspection:
     found = Inspection(worker.name, version=worker.effective.version, warnings=list(scratch.warnings))
     for connection in connections:
         found.description = found.description or connection.about.description
-        found.functions += [_json(function_entry(each)) for each in connection.registrations.values()]
+        # What it may not serve it has registered all the same.
+        registered = (*connection.registrations.values(), *connection.waiting.values())
+        found.functions += [_json(function_entry(each)) for each in registered]
         bindings = [each for each in connection.bindings.values() if not each.refused]
         found.triggers += [_json(binding_entry(each)) for each in bindings]
         found.warnings += [

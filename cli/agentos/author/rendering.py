@@ -114,19 +114,14 @@ def _called(calls: Iterable[Call], remarks: list[str]) -> dict[str, list[str]]:
 
 
 def _patterns(function_ids: Iterable[str], read: Callable[[str], Pattern]) -> tuple[list[Pattern], dict[str, str]]:
-    """The exact patterns of ids, sorted, and why others have none."""
+    """The patterns of ids, sorted, and why others have none."""
     patterns: list[Pattern] = []
     unfit: dict[str, str] = {}
     for function_id in function_ids:
         try:
-            pattern = read(function_id)
+            patterns.append(read(function_id))
         except PatternError as problem:
             unfit[function_id[:MAX_PATTERN_LENGTH]] = str(problem)
-            continue
-        if pattern.text == function_id:
-            patterns.append(pattern)
-        else:
-            unfit[function_id] = "its id has no '::'; rename it, such as my-worker::" + function_id
     return sorted(patterns), unfit
 
 

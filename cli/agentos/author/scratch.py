@@ -177,7 +177,7 @@ class _Warnings(logging.Handler):
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        from agentos_engine.logs import redacted
+        from agentos_contracts.redaction import redacted
 
         function_id = getattr(record, "function_id", None)
         text = record.getMessage() if function_id is None else f"{record.getMessage()}: {function_id}"

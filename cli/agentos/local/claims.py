@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agentos_contracts.assign import Claimant, Clash, Holder, assign
+from agentos_contracts.assign import MAX_DISCOVERED, Claimant, Clash, Holder, assign, claimable
 from agentos_contracts.patterns import Pattern, PatternError
 
 log = logging.getLogger(__name__)
@@ -57,16 +57,31 @@ class Claims:
         """Return the patterns that are recorded for a Worker."""
         return self._held(self.seen[name][0]) if name in self.seen else []
 
+    def holder(self, function_id: str) -> str:
+        """Return the name of the Worker that holds a function; empty when nobody does."""
+        for holder in self.holders.get(function_id.partition("::")[0], ()):
+            if Pattern(holder.pattern).matches(function_id):
+                return holder.worker
+        return ""
+
     def decide(
-        self, wanted: Mapping[str, tuple[Pattern, ...]], running: Mapping[str, Collection[str]]
+        self,
+        wanted: Mapping[str, tuple[Pattern, ...]],
+        running: Mapping[str, Collection[str]],
+        registers: Mapping[str, Collection[str]],
     ) -> dict[str, tuple[Clash, ...]]:
         """Assign all patterns and return who waits, with what stands in the way.
+
+        ``registers`` has the Workers that declare nothing, with the functions that they have registered without owning
+        them: each gets those that nobody else has.
 
         ``wanted`` has every Worker there is, in the order of the files, with its patterns; ``running`` has those that
         have processes, with the functions that these serve: they keep what they hold even when their Worker is gone,
         and what they gave up as long as they serve it.
         """
-        claimants = [self._claimant(name, patterns, running.get(name)) for name, patterns in wanted.items()]
+        claimants = [
+            self._claimant(name, patterns, running.get(name), registers.get(name)) for name, patterns in wanted.items()
+        ]
         claimants += [self._leaving(name) for name in running if name not in wanted]
         assignment = assign(claimants, self.holders, _now())
         self.holders = {segment: held for segment, held in assignment.holders.items() if held}
@@ -74,19 +89,30 @@ class Claims:
         self.seen = {name: entry for name, entry in self.seen.items() if name in known}
         self._save()
         names = {uid: name for name, (uid, _) in self.seen.items()}
-        return {names[uid]: clashes for uid, clashes in assignment.waiting.items() if uid in names}
+        waiting = {names[uid]: clashes for uid, clashes in assignment.waiting.items() if uid in names}
+        return {name: clashes for name, clashes in waiting.items() if name not in registers}
 
     def _entry(self, name: str) -> tuple[str, str]:
         if name not in self.seen:
             self.seen = {**self.seen, name: (str(uuid.uuid4()), _now())}
         return self.seen[name]
 
-    def _claimant(self, name: str, patterns: tuple[Pattern, ...], serves: Collection[str] | None) -> Claimant:
+    def _claimant(
+        self,
+        name: str,
+        patterns: tuple[Pattern, ...],
+        serves: Collection[str] | None,
+        registers: Collection[str] | None,
+    ) -> Claimant:
         uid, created = self._entry(name)
         held = self._held(uid)
+        if registers is not None:
+            patterns = claimable(registers)[: max(0, MAX_DISCOVERED - len(held))]
         kept = [each for each in held if each not in patterns and any(map(each.matches, serves or ()))]
         runs = serves is not None
-        return Claimant(name, uid, created, (*patterns, *kept), started=runs, serving=runs and not held)
+        apart = registers is not None
+        serving = runs and not held and not apart
+        return Claimant(name, uid, created, (*patterns, *kept), started=runs, serving=serving, piecemeal=apart)
 
     def _leaving(self, name: str) -> Claimant:
         uid, created = self._entry(name)

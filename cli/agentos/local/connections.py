@@ -34,6 +34,10 @@ class Connections:
         """Return the ids of the functions that an instance serves."""
         return frozenset(function_id for each in self.of(instance) for function_id in each.registrations)
 
+    def waiting(self, instance: Instance) -> frozenset[str]:
+        """Return the ids of the functions that an instance has registered and may not serve (yet)."""
+        return frozenset(function_id for each in self.of(instance) for function_id in each.waiting)
+
     def quiet_for(self, instance: Instance) -> float:
         """Return for how many seconds an instance has registered nothing more; 0 when it is not connected."""
         connections = self.of(instance)

@@ -1,23 +1,28 @@
 """The engine of this machine, in the process of whoever runs it."""
 
+import asyncio
+import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from agentos_contracts.grants import Grant
+from agentos_contracts.redaction import redacted
 from agentos_contracts.tokens import Identity, Role, SigningKey, Verifier, issue
 from agentos_engine.app import Engine, Ports
 from agentos_engine.clock import Clock
 from agentos_engine.config import Settings, SettingsError, lock_data_dir
 from agentos_engine.config_file import ConfigError, read_config_file
 from agentos_engine.console.options import ConsoleOptions
-from agentos_engine.logs import redacted
 from agentos_engine.observability.logs import SEVERITIES, LogRecord
 
 from agentos.errors import CommandError, ExitCode
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 
@@ -49,6 +54,7 @@ class LocalEngine:
         self._options = options
         self._key = SigningKey.generate()
         self._lock: int | None = None
+        self._granting: set[asyncio.Task[None]] = set()
         self.engine: Engine
         self.ports: Ports
 
@@ -68,6 +74,7 @@ class LocalEngine:
             log_level="info",
             console_port=options.console_port,
             anonymous=True,
+            trace_ratio=None if options.config is not None else 1.0,
         )
         console = ConsoleOptions(always=True, payloads=True, fleet=options.fleet)
         try:
@@ -83,8 +90,22 @@ class LocalEngine:
 
     async def stop(self) -> None:
         """Let calls in progress end, then stop."""
+        await asyncio.gather(*self._granting)
         await self.engine.stop()
         self._unlock()
+
+    def grant(self, grants: Iterable[Grant]) -> None:
+        """Say what the workers with tokens may do; who is not listed may do nothing from now on."""
+        task = asyncio.ensure_future(self._apply(list(grants)))
+        self._granting.add(task)
+        task.add_done_callback(self._granting.discard)
+
+    async def _apply(self, grants: list[Grant]) -> None:
+        try:
+            await self.engine.permissions.apply(grants, complete=True)
+        except Exception as error:
+            # They hold all the same while this engine runs, and are said anew at its next start.
+            log.warning("what workers may do could not be stored: %s", error)
 
     def url_for(self, worker: str, uid: str, instance: str, version: str | None) -> str:
         """Return what an instance of a worker gets as ``III_URL``; it holds a token.

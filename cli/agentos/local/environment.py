@@ -19,8 +19,8 @@ class Sources:
     """Where values come from: ConfigMaps and Secrets of the files, by name, and the environment of the person."""
 
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    surroundings: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    surroundings: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def variables(self, resource: Mapping[str, Any], env: list[dict[str, Any]]) -> dict[str, str]:
         """Return the variables of a Worker: those of ``envFrom``, then ``env``. Raises MissingValue."""

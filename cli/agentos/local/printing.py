@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agentos_engine.logs import redacted
+from agentos_contracts.redaction import redacted
 
 _COLOURS = (36, 35, 34, 32, 33, 96, 95, 94)
 _DIM, _RED, _YELLOW, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[0m"
@@ -49,7 +49,7 @@ class Printer:
 
     def say(self, text: str, level: str = "info") -> None:
         """Print a text of ours."""
-        for line in text.splitlines():
+        for line in redacted(text).splitlines():
             self._write(self._coloured(level, _plain(line)))
 
     def report(self, worker: str, text: str) -> None:
@@ -74,7 +74,7 @@ class Printer:
 
     def _line(self, worker: str, level: str, text: str, *, ours: bool = False) -> None:
         self._width = max(self._width, min(len(worker), 30))
-        text = _plain(text)
+        text = _plain(redacted(text) if ours else text)
         if not self._colours:
             mark = "*" if ours else "|"
             self._write(f"{worker:{self._width}} {mark} {text}")

@@ -96,6 +96,10 @@ class Service:
         """Return the ids of the functions that its processes serve now."""
         return frozenset().union(*map(self._connections.functions, self._instances()))
 
+    def waiting(self) -> frozenset[str]:
+        """Return the ids of the functions that its processes have registered and may not serve (yet)."""
+        return frozenset().union(*map(self._connections.waiting, self._instances()))
+
     def allow(self) -> None:
         """Let it run."""
         if not self._allowed:
@@ -254,6 +258,8 @@ class Service:
         patterns = instance.worker.patterns
         if not all(any(map(pattern.matches, functions)) for pattern in patterns):
             return False
+        if self._connections.waiting(instance) and self._connections.quiet_for(instance) < QUIET:
+            return False  # what nobody else has it gets at once
         if before:
             return before <= functions or self._connections.quiet_for(instance) > QUIET_REPLACEMENT
         if patterns and all(pattern.is_exact for pattern in patterns):

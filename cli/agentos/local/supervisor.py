@@ -3,11 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agentos_contracts.assign import declares_nothing, unclaimable
 from agentos_contracts.dependencies import Dependency, unmet
+from agentos_contracts.grants import Grant
 from agentos_contracts.manifest import BUILT_IN_WORKERS
+from agentos_contracts.patterns import Pattern
 from agentos_contracts.reasons import CLASH, SCALED_TO_ZERO
 
 from agentos.local.claims import Claims
@@ -36,6 +40,7 @@ class Supervisor:
         claims: Claims,
         report: Callable[[str, str], object],
     ) -> None:
+        self._engine = engine
         self._launcher = launcher
         self._claims = claims
         self._report = report
@@ -47,7 +52,9 @@ class Supervisor:
         """Those whose service has not been told yet of a change."""
         self._leaving: dict[Service, asyncio.Task[None]] = {}
         self._decider: asyncio.Task[None] | None = None
-        self._shared_functions: frozenset[str] = frozenset()
+        self._granted: list[Grant] = []
+        self._refused: frozenset[tuple[str, str]] = frozenset()
+        """Workers, each with a function that it registers and does not get, of which it was told."""
 
     def start(self, fleet: Fleet) -> None:
         """Start the workers of a fleet; returns at once."""
@@ -70,7 +77,7 @@ class Supervisor:
             if service is None:
                 service = Service(worker, self._claims.uid(name), self._launcher, self._connections, self._tell)
                 self._changed.discard(name)
-            elif self._workers[name] != worker or name in touched:
+            elif _process_of(self._workers[name]) != _process_of(worker) or name in touched:
                 self._changed.add(name)
             services[name] = service
         # In the order of the files: it decides who is the oldest of those that come together.
@@ -129,13 +136,20 @@ class Supervisor:
 
     def _decide(self) -> None:
         """Let those run that may: their functions are free, and what they need for the first start is ready."""
-        leaving = {service.worker.name: service for service in self._leaving}
+        leaving = {service.worker.name for service in self._leaving}
         running: dict[str, frozenset[str]] = {}
-        for name, service in (*leaving.items(), *self._services.items()):
+        registers: dict[str, frozenset[str]] = {}
+        # One that was removed twice is there twice, and the first may still end its calls.
+        for service in (*self._leaving, *self._services.values()):
+            name = service.worker.name
             if service.allowed or service.running:
-                running[name] = running.get(name, frozenset()) | service.functions()
+                running[name] = running.get(name, frozenset()) | service.functions() | service.waiting()
+        for name, worker in self._workers.items():
+            if declares_nothing(worker.resource):
+                registers[name] = self._services[name].waiting()
         wanted = {name: worker.patterns for name, worker in self._workers.items()}
-        waiting = self._claims.decide(wanted, running)
+        waiting = self._claims.decide(wanted, running, registers)
+        self._grant([*wanted, *(name for name in running if name not in wanted)])
         providers = []
         for name, service in self._services.items():
             what = (service.worker if service.running else self._workers[name]).effective
@@ -159,21 +173,42 @@ class Supervisor:
                     self._changed.discard(name)
                     service.change(worker)
                 service.allow()
-        self._warn_of_shared_functions()
+        self._warn_of_refused_functions()
 
-    def _warn_of_shared_functions(self) -> None:
-        """Tell of functions that two workers have registered; the bus shares their calls between them."""
-        owners: dict[str, list[str]] = {}
+    def _grant(self, names: Iterable[str]) -> None:
+        """Tell the engine what each worker may register and call, when that has changed."""
+        grants = []
+        for name in names:
+            worker = self._workers.get(name)
+            resource = (worker or self._leaving_service(name).worker).resource
+            grants.append(_grant_of(resource, self._claims.uid(name), self._claims.held(name), leaving=worker is None))
+        if grants != self._granted:
+            self._granted = grants
+            self._engine.grant(grants)
+
+    def _leaving_service(self, name: str) -> Service:
+        return next(service for service in self._leaving if service.worker.name == name)
+
+    def _warn_of_refused_functions(self) -> None:
+        """Tell of functions that a worker registers and does not get."""
+        refused: dict[tuple[str, str], str] = {}
         for name, service in self._services.items():
-            for function_id in service.functions():
-                owners.setdefault(function_id, []).append(name)
-        shared = {function_id: names for function_id, names in owners.items() if len(names) > 1}
-        for function_id in sorted(shared.keys() - self._shared_functions):
-            names = " and ".join(sorted(shared[function_id]))
-            self._report(
-                shared[function_id][0], f"{function_id} is registered by {names}; write spec.owns in their YAML"
-            )
-        self._shared_functions = frozenset(shared)
+            for function_id in service.waiting():
+                holder = self._claims.holder(function_id)
+                if holder == name:
+                    continue  # it is about to get it
+                if holder:
+                    refused[name, function_id] = (
+                        f"Worker {holder} holds it; write spec.owns in their YAML, or rename it"
+                    )
+                elif why := unclaimable(function_id):
+                    refused[name, function_id] = why
+                elif not declares_nothing(service.worker.resource):
+                    refused[name, function_id] = f"spec.owns does not cover it; add this line there:   - {function_id}"
+        for (name, function_id), why in sorted(refused.items()):
+            if (name, function_id) not in self._refused:
+                self._report(name, f"{function_id} is not served: {why}")
+        self._refused = frozenset(refused)
 
     async def _let_go(self, service: Service) -> None:
         try:
@@ -184,6 +219,25 @@ class Supervisor:
 
     def _tell(self, service: Service, text: str) -> None:
         self._report(service.worker.name, text)
+
+
+def _grant_of(resource: Mapping[str, Any], uid: str, owns: Iterable[Pattern], *, leaving: bool) -> Grant:
+    metadata, spec = resource["metadata"], resource["spec"]
+    limits = Grant.from_wire({"uid": uid, "calls": spec.get("calls"), "state_scopes": spec.get("stateScopes")})
+    return replace(
+        limits,
+        worker=f"{metadata.get('namespace') or 'default'}/{metadata['name']}",
+        owns=tuple(sorted(owns)),
+        discover=declares_nothing(resource),
+        leaving=leaving,
+        sleeping=spec.get("replicas") == 0 and not leaving,
+    )
+
+
+def _process_of(worker: LocalWorker) -> LocalWorker:
+    """A worker without what its processes do not know of: permissions change under a running worker."""
+    spec = {key: value for key, value in worker.resource["spec"].items() if key not in ("calls", "stateScopes")}
+    return replace(worker, resource={**worker.resource, "spec": spec})
 
 
 def _owners(fleet: Fleet, file: Path) -> list[str]:

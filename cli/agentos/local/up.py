@@ -225,7 +225,7 @@ class _ToPrinter(logging.Handler):
         self._printer = printer
 
     def emit(self, record: logging.LogRecord) -> None:
-        from agentos_engine.logs import redacted
+        from agentos_contracts.redaction import redacted
 
         text = redacted(self.format(record))
         self._printer.say(f"engine: {text}", level_of(record.levelname))

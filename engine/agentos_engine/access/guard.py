@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from agentos_engine import limits
 from agentos_engine.access.gatekeeper import Gatekeeper
 from agentos_engine.access.hooks import FunctionRegistration, TriggerRegistration, TriggerTypeRegistration
 from agentos_engine.access.names import Names
@@ -19,6 +18,7 @@ from agentos_engine.bus.registrations import check_id
 from agentos_engine.bus.registry import Registration
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import ABSENT, Message, is_null, kept, text_of
+from agentos_engine.triggers.registry import functions_named_in
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ _QUEUED = frozenset(
 )
 """What has to be carried out in the order in which it came, although hooks are asked in between."""
 
+MAX_WAITING = 10_000
+"""Registrations, and calls after them, of one connection that wait for its listener's hooks."""
 MAX_WAITING_BYTES = 8 << 20
 """Of messages that wait for hooks, besides the first; more are refused."""
 
@@ -57,8 +59,13 @@ class SessionGuard:
         if message.type not in _QUEUED and not (self._working and message.type == "invokefunction"):
             return False
         waiting = self._waiting_bytes + len(frame)
-        if self._waiting and (len(self._waiting) >= limits.MAX_FUNCTIONS or waiting > MAX_WAITING_BYTES):
-            error = BusError("limit_exceeded", "too much waits for the hooks of this listener; try again later")
+        bounds = self._bus.bounds
+        if self._waiting and (
+            len(self._waiting) >= MAX_WAITING
+            or waiting > MAX_WAITING_BYTES
+            or bounds.held + waiting > bounds.limits.held_bytes
+        ):
+            error = bounds.exceeded("waiting_for_hooks", "too much waits for the hooks of this listener")
             if message.type == "invokefunction":
                 invocation_id = (
                     message.invocation_id if message.action is None or message.action.type != "void" else None
@@ -69,6 +76,7 @@ class SessionGuard:
             return True
         self._waiting.append(frame)
         self._waiting_bytes = waiting
+        bounds.held += len(frame)
         if not self._working:
             self._working = True
             self._bus.spawn(self._work(connection))
@@ -79,12 +87,17 @@ class SessionGuard:
             while self._waiting and not connection.closed:
                 frame = self._waiting.popleft()
                 self._waiting_bytes -= len(frame)
+                self._bus.bounds.held -= len(frame)
                 try:
                     await self._carry_out(connection, msgspec.json.decode(frame, type=Message), frame)
                 except Exception:
                     log.exception("a message could not be carried out", extra={"worker_id": connection.id})
         finally:
             self._working = False
+            if connection.closed:
+                self._bus.bounds.held -= self._waiting_bytes
+                self._waiting.clear()
+                self._waiting_bytes = 0
 
     async def _carry_out(self, connection: Connection, message: Message, frame: bytes) -> None:
         try:
@@ -97,7 +110,7 @@ class SessionGuard:
                 case "registertrigger":
                     await self._trigger(connection, message, frame)
                 case "unregistertrigger":
-                    self._bus.triggers.unbind(connection, self._triggers.remove(message.id or ""))
+                    self._bus.registrations.unregister_trigger(connection, self._triggers.remove(message.id or ""))
                 case "registertriggertype":
                     await self._trigger_type(connection, message, frame)
                 case "unregistertriggertype":
@@ -119,7 +132,9 @@ class SessionGuard:
         if connection.closed:
             return
         outer_id = admitted.function_id
-        if outer_id in connection.registrations and self._functions.inner(outer_id) != local_id:
+        if (outer_id in connection.registrations or outer_id in connection.waiting) and self._functions.inner(
+            outer_id
+        ) != local_id:
             raise BusError("FORBIDDEN", f"the hook gave it the id {outer_id!r}, which another function has")
         message.description = _raw(admitted.description)
         message.metadata = _raw(admitted.metadata)
@@ -143,22 +158,26 @@ class SessionGuard:
         if connection.closed:
             return
         namespace = namespace or connection.namespace
-        for function_id in (admitted.function_id, *_functions_in(admitted.config)):
+        for function_id in (admitted.function_id, *functions_named_in(admitted.config)):
             self._check_target(connection, function_id, namespace)
         former = self._triggers.outer(local_id)
         if former != admitted.trigger_id:
-            self._bus.triggers.unbind(connection, former)
+            self._bus.registrations.unregister_trigger(connection, former)
         message.id, message.trigger_type = admitted.trigger_id, admitted.trigger_type
         message.config = _raw(admitted.config)
         message.namespace = msgspec.Raw(frames.text(namespace))  # what was checked is what stays bound
         self._bus.registrations.trigger(connection, message, frame, admitted.function_id)
-        if admitted.trigger_id in connection.bindings:
+        if admitted.trigger_id in connection.bindings or admitted.trigger_id in connection.waiting_bindings:
             self._triggers.add(local_id, admitted.trigger_id)
 
     def _check_target(self, connection: Connection, function_id: str, namespace: str) -> None:
         """Raise BusError FORBIDDEN unless the session may call the function, or has it: a trigger will call it."""
         prefix = self.session.prefix
-        if function_id in connection.registrations or (prefix and function_id.startswith(prefix)):
+        if (
+            function_id in connection.registrations
+            or function_id in connection.waiting
+            or (prefix and function_id.startswith(prefix))
+        ):
             return
         owners = self._bus.registry.owners(function_id, namespace)
         metadata = owners.registrations[-1].metadata if owners is not None else None
@@ -191,9 +210,11 @@ class SessionGuard:
             return
         data = None if is_null(message.data) else bytes(message.data)
         question = _Question(function_id, data, message, None if is_null(message.namespace) else namespace)
-        if connection.voids + len(connection.outgoing) >= limits.MAX_IN_FLIGHT:
-            raise BusError("limit_exceeded", "too many unanswered calls of this connection; try again later")
-        self._bus.spawn(self._ask_middleware(connection, question, invocation_id))
+        size = 0 if data is None else len(data)
+        self._bus.calls.check_room(connection.voids + len(connection.outgoing), "the caller")
+        self._bus.bounds.check_held(connection, size)
+        task = self._bus.spawn(self._ask_middleware(connection, question, invocation_id))
+        self._bus.bounds.hold(task, connection, size)
 
     def _check_namespace(self, message: Message) -> None:
         try:
@@ -263,19 +284,6 @@ class _Question:
         self.traceparent = text_of(message.traceparent)
         self.baggage = text_of(message.baggage)
         self.namespace = namespace
-
-
-def _functions_in(config: bytes | None) -> list[str]:
-    """The functions that a trigger of the engine would call because its config names them."""
-    try:
-        fields = msgspec.json.decode(config or b"null")
-    except (msgspec.DecodeError, RecursionError):
-        return []
-    if not isinstance(fields, dict):
-        return []
-    middleware = fields.get("middleware_function_ids")
-    named = [fields.get("condition_function_id"), *(middleware if isinstance(middleware, list) else ())]
-    return [each for each in named if isinstance(each, str) and each]
 
 
 def _raw(value: bytes | None) -> msgspec.Raw:

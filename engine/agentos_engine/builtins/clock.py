@@ -101,9 +101,9 @@ class _Move:
         while clock.monotonic() < self._end:
             known = [each for each in (clock.next_due(), calls.invocations.next_deadline()) if each is not None]
             clock.step(min([*known, self._end]))
-            errors = calls.errors
+            errors = calls.errors.total
             calls.expire()
-            if calls.errors > errors:
+            if calls.errors.total > errors:
                 self._left.clear()  # what waited for one of these goes on now
             await self._quiet(began)
 

@@ -7,7 +7,7 @@ import msgspec
 
 from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
-from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, PART_OF_ENGINE, Connection, Description
+from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, PART_OF_ENGINE, Connection
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import Context, decode, decode_optional
 from agentos_engine.bus.registrations import check_id
@@ -18,6 +18,8 @@ MAX_TEXT = 256
 """Characters kept of each text that a worker tells about itself."""
 OLD_PYTHON_MAX_FRAME = 1 << 20
 """Bytes that Python SDKs before 0.25 take in one message; one more ends their connection with code 1009."""
+SURELY_PLAIN = 500
+"""Bytes of a message in which nothing can be that these cannot read."""
 PROVIDER_TIMEOUT = 10.0
 """Seconds for the provider of a trigger type to take a binding."""
 MAX_DRAIN_TIMEOUT = 3600.0
@@ -64,7 +66,9 @@ def install(bus: Bus) -> None:
         about.isolation = _text(fields, "isolation") or None
         pid = fields.get("pid")
         about.pid = pid if isinstance(pid, int) and not isinstance(pid, bool) else None
-        caller.max_frame = _max_frame(about)
+        caller.fragile = about.runtime == "python" and about.is_before(25)
+        caller.max_frame = SURELY_PLAIN if caller.fragile else limits.MAX_MESSAGE
+        caller.largest = OLD_PYTHON_MAX_FRAME if caller.fragile else limits.MAX_MESSAGE
         bus.changed(caller)
         return {"success": True}
 
@@ -95,6 +99,8 @@ def install(bus: Bus) -> None:
                 "FORBIDDEN", "on this listener triggers are made by registering them, so that its rules apply"
             )
         result = asyncio.get_running_loop().create_future()
+        if caller is not None and caller.permissions is not None:
+            _check_binding(bus, caller, wanted)
         try:
             binding = Binding(
                 str(uuid.uuid4()),
@@ -128,6 +134,9 @@ def install(bus: Bus) -> None:
 
     def unregister_trigger(context: Context, data: bytes) -> object:
         wanted = decode("engine::unregister_trigger", data, _UnregisterTrigger)
+        caller, maker = context.connection, bus.triggers.maker_of(wanted.id)
+        if maker is not None and caller is not None and caller.permissions is not None and maker.uid != caller.peer.uid:
+            raise BusError("FORBIDDEN", f"trigger {wanted.id[:100]} was made by another worker")
         return {"removed": bus.triggers.unbind(None, wanted.id)}
 
     for function_id, handler, description in (
@@ -137,6 +146,13 @@ def install(bus: Bus) -> None:
         ("engine::unregister_trigger", unregister_trigger, "Undoes engine::register_trigger"),
     ):
         bus.functions.add(function_id, handler, description)
+
+
+def _check_binding(bus: Bus, caller: Connection, wanted: _RegisterTrigger) -> None:
+    """Raise BusError FORBIDDEN unless a worker may have the functions of a trigger called."""
+    bus.registrations.check_binding(
+        caller, Binding("", wanted.trigger_type, wanted.function_id, None, config=bytes(wanted.config))
+    )
 
 
 def _resolve(result: "asyncio.Future[BusError | None]", error: BusError | None) -> None:
@@ -153,12 +169,6 @@ def _check_operator(caller: Connection | None, function_id: str) -> None:
         raise BusError("FORBIDDEN", f"{function_id} is for the operator, on a connection of its own")
     if caller.peer is not ANONYMOUS and caller.peer.role != "operator":
         raise BusError("FORBIDDEN", f"{function_id} is for the operator; a {caller.peer.role} may not call it")
-
-
-def _max_frame(about: Description) -> int:
-    if about.runtime == "python" and about.is_before(25):
-        return OLD_PYTHON_MAX_FRAME
-    return limits.MAX_MESSAGE
 
 
 def _text(fields: dict[str, object], name: str) -> str:

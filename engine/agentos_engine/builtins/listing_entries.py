@@ -1,16 +1,23 @@
 """What is listed of functions, workers, trigger types and bindings: the keys of both the 0.11 and the 0.23 line."""
 
-from importlib.metadata import version
+from collections.abc import Callable
+from operator import itemgetter
+from typing import TypeVar
 
 import msgspec
 
+from agentos_engine import __version__
 from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection
 from agentos_engine.bus.functions import Context, Function
 from agentos_engine.bus.registry import Registration
+from agentos_engine.slices import AT_ONCE, Work
 from agentos_engine.triggers.registry import Binding
 
+Item = TypeVar("Item")
+Line = tuple[str, dict[str, object]]
+"""What an entry is sorted by, and the entry."""
+
 ENGINE = "engine"
-VERSION = version("agentos-engine")
 MAX_SUMMARY = 200
 """Characters of a binding's config in a listing."""
 
@@ -102,7 +109,7 @@ def module_entry(name: str) -> dict[str, object]:
         "namespace": DEFAULT_NAMESPACE,
         "description": "",
         "runtime": ENGINE,
-        "version": VERSION,
+        "version": __version__,
         "os": None,
         "ip_address": None,
         "pid": None,
@@ -144,3 +151,21 @@ def binding_entry(binding: Binding) -> dict[str, object]:
         "config_summary": (binding.config or b"null").decode()[:MAX_SUMMARY],
         "metadata": raw(binding.metadata),
     }
+
+
+def lines_of(items: list[Item], line: Callable[[Item], Line | None]) -> Work[list[tuple[str, bytes]]]:
+    """Encode what ``line`` makes of each item; None leaves it out."""
+    lines: list[tuple[str, bytes]] = []
+    for position, each in enumerate(items, 1):
+        made = line(each)
+        if made is not None:
+            lines.append((made[0], msgspec.json.encode(made[1])))
+        if position % AT_ONCE == 0:
+            yield
+    return lines
+
+
+def listing(name: str, lines: list[tuple[str, bytes]], more: bytes = b"") -> msgspec.Raw:
+    """Return the answer: the lines sorted, under a name; ``more`` is the JSON of what else it holds."""
+    lines.sort(key=itemgetter(0))
+    return msgspec.Raw(b'{"%b":[%b]%b}' % (name.encode(), b",".join([each[1] for each in lines]), more))

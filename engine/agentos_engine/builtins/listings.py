@@ -5,6 +5,7 @@ means different things in the two lines, the version of the caller's SDK decides
 rules sees only what it may call.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -12,9 +13,12 @@ import msgspec
 
 from agentos_engine.builtins.listing_entries import (
     ENGINE,
+    Line,
     binding_entry,
     described,
     function_entry,
+    lines_of,
+    listing,
     module_entry,
     own_entry,
     owner_name,
@@ -28,6 +32,7 @@ from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import Context, Function, decode_optional
 from agentos_engine.bus.registry import Registration
+from agentos_engine.slices import AT_ONCE, Work, at_once, in_slices
 from agentos_engine.triggers.registry import Binding, Served
 
 Found = TypeVar("Found")
@@ -35,8 +40,8 @@ Found = TypeVar("Found")
 OPERATORS_TYPE = "engine::connections"
 MAX_BATCH = 32
 """Functions that one ``engine::functions::info`` may ask for."""
-MAX_LISTED = 8
-"""Different questions to ``engine::functions::list`` whose answers are kept."""
+MAX_LISTED = 32 << 20
+"""Bytes of answers of ``engine::functions::list`` that are kept."""
 
 
 class _FunctionsList(msgspec.Struct):
@@ -89,6 +94,10 @@ class Listings:
         self._state = (-1, -1, -1)
         self._listed: dict[bytes, msgspec.Raw] = {}
         """Answers of ``engine::functions::list`` by payload, as long as nothing changes."""
+        self._asked: dict[bytes, asyncio.Task[msgspec.Raw]] = {}
+        """Those that are to be built, and serve whoever asks before that begins."""
+        self._turn = asyncio.Lock()
+        """Long answers are built one after the other: who asks for many slows down nobody but others who ask."""
         for function_id, handler, description in (
             ("engine::functions::list", self._functions_list, "Lists functions"),
             ("engine::functions::info", self._functions_info, "Describes one function, or up to 32"),
@@ -101,46 +110,78 @@ class Listings:
             ("engine::registered-triggers::info", self._bindings_info, "Describes one binding"),
         ):
             bus.functions.add(function_id, handler, description)
+        bus.watchers.append(lambda connection: self._listed.clear())
 
     # Functions
 
     def _functions_list(self, context: Context, data: bytes) -> object:
+        count = len(self._bus.registry)
         if context.connection is not None and context.connection.guard is not None:
-            return self._list(context, data)
+            return self._answer(count, lambda: self._functions(context, data))
         # Clients poll this, and it can be megabytes: what is asked again, with nothing changed, is not built again.
+        self._forget_changed()
+        listed = self._listed.get(data)
+        if listed is not None:
+            return listed
+        if count <= AT_ONCE:
+            return self._keep(data, at_once(self._functions(context, data)))
+        decode_optional(context.function_id, data, _FunctionsList)
+        task = self._asked.get(data)
+        if task is None:
+            task = self._asked[data] = self._bus.spawn(self._build(context, data))
+        return asyncio.shield(task)
+
+    async def _build(self, context: Context, data: bytes) -> msgspec.Raw:
+        async with self._turn:
+            del self._asked[data]
+            self._forget_changed()
+            began = self._state
+            answer = await in_slices(self._functions(context, data))
+            self._forget_changed()
+            return self._keep(data, answer) if began == self._state else answer
+
+    def _forget_changed(self) -> None:
         state = (self._bus.registry.revision, self._bus.functions.revision, self._bus.revision)
         if state != self._state:
             self._state = state
             self._listed.clear()
-        if data not in self._listed:
-            if len(self._listed) >= MAX_LISTED:
-                self._listed.clear()
-            self._listed[data] = msgspec.Raw(msgspec.json.encode(self._list(context, data)))
-        return self._listed[data]
 
-    def _list(self, context: Context, data: bytes) -> dict[str, object]:
+    def _keep(self, data: bytes, answer: msgspec.Raw) -> msgspec.Raw:
+        if sum(len(each) for each in self._listed.values()) + len(answer) > MAX_LISTED:
+            self._listed.clear()
+        self._listed[data] = answer
+        return answer
+
+    def _functions(self, context: Context, data: bytes) -> Work[msgspec.Raw]:
         wanted = decode_optional(context.function_id, data, _FunctionsList)
         prefix, search = wanted.prefix or "", (wanted.search or "").lower()
         workers = {name for name in (wanted.worker, *(wanted.workers or ())) if name}
         internal = wanted.include_internal is True
-        found = [
-            function_entry(each)
-            for each in self._visible(context)
-            if (internal or not each.internal)
-            and each.function_id.startswith(prefix)
-            and wanted.namespace in (None, each.connection.namespace)
-            and (search in each.function_id.lower() or search in described(each).lower())
-            and (not workers or each.connection.about.name in workers)
-        ]
+        guard = context.connection.guard if context.connection is not None else None
+
+        def line(each: Registration) -> Line | None:
+            if (
+                (internal or not each.internal)
+                and each.function_id.startswith(prefix)
+                and wanted.namespace in (None, each.connection.namespace)
+                and (search in each.function_id.lower() or search in described(each).lower())
+                and (not workers or each.connection.about.name in workers)
+                and (guard is None or guard.sees(each))
+            ):
+                return f"{each.function_id}\0{each.connection.namespace}", function_entry(each)
+            return None
+
+        lines = yield from lines_of(list(self._bus.registry), line)
         if not workers and wanted.namespace in (None, DEFAULT_NAMESPACE):
-            found += [
-                own_entry(each)
+            lines += [
+                (f"{each.function_id}\0{DEFAULT_NAMESPACE}", msgspec.json.encode(own_entry(each)))
                 for each in self._own(context)
                 if (internal or not each.internal)
                 and each.function_id.startswith(prefix)
                 and (search in each.function_id.lower() or search in each.description.lower())
             ]
-        return {"functions": sorted(found, key=lambda entry: (str(entry["function_id"]), str(entry["namespace"])))}
+        yield
+        return listing("functions", lines)
 
     def _functions_info(self, context: Context, data: bytes) -> object:
         wanted = decode_optional(context.function_id, data, _FunctionsInfo)
@@ -188,25 +229,37 @@ class Listings:
     # Workers
 
     def _workers_list(self, context: Context, data: bytes) -> object:
+        return self._answer(len(self._bus.connections), lambda: self._workers(context, data))
+
+    def _workers(self, context: Context, data: bytes) -> Work[msgspec.Raw]:
         wanted = decode_optional(context.function_id, data, _WorkersList)
         search = (wanted.search or "").lower()
-        entries = [
-            worker_entry(each, context)
-            for each in self._bus.connections.values()
-            if wanted.worker_id in (None, "", each.id)
-            and (search in each.about.name.lower() or search in each.about.description.lower())
-            and wanted.runtime in (None, "", each.about.runtime)
-            and wanted.namespace in (None, each.namespace)
-        ]
+        hides_nameless = _is_old(context.connection)  # that line hides who has not said who it is
+
+        def line(each: Connection) -> Line | None:
+            if (
+                wanted.worker_id in (None, "", each.id)
+                and (search in each.about.name.lower() or search in each.about.description.lower())
+                and wanted.runtime in (None, "", each.about.runtime)
+                and wanted.namespace in (None, each.namespace)
+                and not (hides_nameless and each.about.pid is None)
+                and not each.closed
+            ):
+                return shown(worker_entry(each, context))
+            return None
+
+        def shown(entry: dict[str, object]) -> Line | None:
+            if wanted.status and entry["status"] != wanted.status:
+                return None
+            return f"{entry['name']}\0{entry['id']}", entry
+
+        lines = yield from lines_of(list(self._bus.connections.values()), line)
         guarded = context.connection is not None and context.connection.guard is not None
-        if _is_old(context.connection):  # that line hides who has not said who it is
-            entries = [each for each in entries if each["pid"] is not None]
         if not guarded and not wanted.worker_id and wanted.runtime in (None, "", ENGINE):
-            entries += [each for each in map(module_entry, self._modules()) if search in str(each["name"])]
-        if wanted.status:
-            entries = [each for each in entries if each["status"] == wanted.status]
-        entries.sort(key=lambda each: (str(each["name"]), str(each["id"])))
-        return {"workers": entries, "timestamp": int(self._bus.clock.time() * 1000)}
+            modules = [module_entry(each) for each in self._modules() if search in each]
+            lines += yield from lines_of(modules, shown)
+        yield
+        return listing("workers", lines, b',"timestamp":%d' % int(self._bus.clock.time() * 1000))
 
     def _workers_info(self, context: Context, data: bytes) -> object:
         wanted = decode_optional(context.function_id, data, _WorkersInfo)
@@ -236,8 +289,7 @@ class Listings:
 
     def _triggers_list(self, context: Context, data: bytes) -> object:
         if _is_old(context.connection):
-            wanted = decode_optional(context.function_id, data, _TriggersList)
-            return {"triggers": [binding_entry(each) for each in self._bindings(context, wanted)]}
+            return self._answer(len(self._bus.triggers), lambda: self._bindings(context, data, "triggers"))
         wanted = decode_optional(context.function_id, data, _TriggersList)
         search = (wanted.search or "").lower()
         entries = [
@@ -285,8 +337,7 @@ class Listings:
         return entry | schemas | {"instance_count": count, "owner": provided.connection.about.name}
 
     def _bindings_list(self, context: Context, data: bytes) -> object:
-        wanted = decode_optional(context.function_id, data, _TriggersList)
-        return {"registered_triggers": [binding_entry(each) for each in self._bindings(context, wanted)]}
+        return self._answer(len(self._bus.triggers), lambda: self._bindings(context, data, "registered_triggers"))
 
     def _bindings_info(self, context: Context, data: bytes) -> object:
         wanted = decode_optional(context.function_id, data, _Info)
@@ -295,25 +346,35 @@ class Listings:
             raise BusError("NOT_FOUND", f"Trigger {wanted.id} not found")
         return binding_entry(binding)
 
-    def _bindings(self, context: Context, wanted: _TriggersList) -> list[Binding]:
+    def _bindings(self, context: Context, data: bytes, name: str) -> Work[msgspec.Raw]:
+        wanted = decode_optional(context.function_id, data, _TriggersList)
         search = (wanted.search or "").lower()
-        return [
-            each
-            for each in self._bus.triggers
-            if self._sees_binding(context, each)
-            and not each.refused
-            and (wanted.include_internal or each.trigger_type != OPERATORS_TYPE)
-            and wanted.trigger_type in (None, each.trigger_type)
-            and wanted.function_id in (None, each.function_id)
-            and wanted.worker in (None, owner_name(each))
-            and (search in each.function_id.lower() or search in each.trigger_type.lower())
-        ]
+
+        def line(each: Binding) -> Line | None:
+            if (
+                not each.refused
+                and (wanted.include_internal or each.trigger_type != OPERATORS_TYPE)
+                and wanted.trigger_type in (None, each.trigger_type)
+                and wanted.function_id in (None, each.function_id)
+                and wanted.worker in (None, owner_name(each))
+                and (search in each.function_id.lower() or search in each.trigger_type.lower())
+                and self._sees_binding(context, each)
+            ):
+                return "", binding_entry(each)
+            return None
+
+        lines = yield from lines_of(list(self._bus.triggers), line)
+        return listing(name, lines)
+
+    def _answer(self, count: int, work: Callable[[], Work[msgspec.Raw]]) -> object:
+        """Answer at once when there is little to look at, else in slices, when it is this one's turn."""
+        return at_once(work()) if count <= AT_ONCE else self._in_turn(work)
+
+    async def _in_turn(self, work: Callable[[], Work[msgspec.Raw]]) -> msgspec.Raw:
+        async with self._turn:
+            return await in_slices(work())
 
     # What a caller may see
-
-    def _visible(self, context: Context) -> Iterable[Registration]:
-        guard = context.connection.guard if context.connection is not None else None
-        return (each for each in self._bus.registry if guard is None or guard.sees(each))
 
     def _own(self, context: Context) -> Iterable[Function]:
         guard = context.connection.guard if context.connection is not None else None

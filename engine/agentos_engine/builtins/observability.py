@@ -7,13 +7,12 @@ more than these bytes either, the spans that came first.
 """
 
 import asyncio
-import functools
 from collections.abc import AsyncIterator, Iterable
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from agentos_engine import __version__
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import Context, Functions, Handler, decode, decode_optional
 from agentos_engine.observability.config import AlertRule
@@ -255,7 +254,7 @@ class _Queries:
             "status": "degraded" if degraded else "healthy",
             "components": components,
             "timestamp": self._now(),
-            "version": _version(),
+            "version": __version__,
         }
 
     def alerts_list(self, context: Context, data: bytes) -> object:
@@ -268,11 +267,6 @@ class _Queries:
 
     def _now(self) -> int:
         return int(self._module.bus.clock.time() * 1000)
-
-
-@functools.cache
-def _version() -> str:
-    return version("agentos-engine")
 
 
 class _Group:

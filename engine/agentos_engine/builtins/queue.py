@@ -49,7 +49,7 @@ class Queues:
         self._bus = bus
         self._settings = {name: settings.read_named(name, values) for name, values in configs.items()}
         self._drain_timeout = drain_timeout
-        self._runner = Runner(store, bus.clock)
+        self._runner = Runner(store, bus.clock, bus.bounds)
         self._named = NamedQueues(bus, self._runner, self._settings)
         self._topics = Topics(bus, self._runner)
         self._dead = DeadLetters(self._runner)
@@ -83,6 +83,11 @@ class Queues:
         )
 
     @property
+    def runner(self) -> Runner:
+        """All queues that run."""
+        return self._runner
+
+    @property
     def moving(self) -> int:
         """How many jobs run, or are on their way into a queue or topic."""
         return self._runner.moving
@@ -114,6 +119,8 @@ class Queues:
 
     async def _enqueue(self, context: Context, data: bytes) -> object:
         given = decode(context.function_id, data, _Enqueue)
+        if context.connection is not None and context.connection.permissions is not None:
+            context.connection.permissions.check_indirect(given.function_id)
         receipt = await self._named.enqueue(
             given.queue,
             given.function_id,

@@ -100,6 +100,7 @@ class State:
                 "deserialization_error", f"Failed to deserialize input for {function_id}: missing field `value`"
             )
         check(value, self._max_value_bytes)
+        self._check_scope(context, fields.scope)
 
         async def write() -> Changed:
             old = await stored("SET_ERROR", self._values.set(STATE, fields.scope, fields.key, value))
@@ -110,6 +111,7 @@ class State:
 
     def _update(self, context: Context, data: bytes) -> Awaitable[Changed]:
         fields = decode(context.function_id, data, UpdateInput)
+        self._check_scope(context, fields.scope)
         update = Update(fields.ops, self._max_value_bytes)
 
         async def write() -> Changed:
@@ -122,6 +124,7 @@ class State:
 
     def _delete(self, context: Context, data: bytes) -> Awaitable[object]:
         fields = decode(context.function_id, data, ItemInput)
+        self._check_scope(context, fields.scope)
 
         async def write() -> object:
             old = await stored("DELETE_ERROR", self._values.delete(STATE, fields.scope, fields.key))
@@ -133,16 +136,29 @@ class State:
 
     async def _get(self, context: Context, data: bytes) -> object:
         fields = decode(context.function_id, data, ItemInput)
+        self._check_scope(context, fields.scope)
         value = await stored("GET_ERROR", self._values.get(STATE, fields.scope, fields.key))
         return MISSING if value is None else msgspec.Raw(value)
 
     async def _list(self, context: Context, data: bytes) -> list[msgspec.Raw]:
         fields = decode(context.function_id, data, ScopeInput)
+        self._check_scope(context, fields.scope)
         items = await stored("LIST_ERROR", self._values.list(STATE, fields.scope))
         return [msgspec.Raw(value) for _, value in items]
 
     async def _list_groups(self, context: Context, data: bytes) -> dict[str, list[str]]:
-        return {"groups": await stored("LIST_GROUPS_ERROR", self._values.scopes(STATE))}
+        groups = await stored("LIST_GROUPS_ERROR", self._values.scopes(STATE))
+        permissions = context.connection.permissions if context.connection is not None else None
+        return {"groups": groups if permissions is None else [each for each in groups if permissions.sees_scope(each)]}
+
+    def _check_scope(self, context: Context, scope: str) -> None:
+        permissions = context.connection.permissions if context.connection is not None else None
+        if permissions is not None and permissions.grant.state_scopes is not None:
+            try:
+                permissions.check_scope(scope, context.function_id)
+            except BusError:
+                self._bus.permissions_denied["scope"] += 1
+                raise
 
     def _fire(self, context: Context, item: ItemInput, old: bytes | None, new: bytes) -> None:
         # Right after the write returned, without waiting for anything: so events are fired in the order of the writes.

@@ -20,7 +20,8 @@ from agentos_engine.observability.trace_context import NO_TRACE, Trace, carried
 from agentos_engine.protocol.stream import Subscription, custom, event, subscriber, text_frame
 from agentos_engine.server.paths import AccessError, Gate, parse_path
 from agentos_engine.server.stream import Handshake, StreamServer
-from agentos_engine.server.stream_client import Event, Feed
+from agentos_engine.server.stream_client import Event, Feed, Wire
+from agentos_engine.server.tls import Tls
 from agentos_engine.storage.values import (
     MAX_LIST_BYTES,
     MAX_NAME_LENGTH,
@@ -118,6 +119,7 @@ class Streams:
         port: int = 3112,
         auth_function: str | None = None,
         gate: Gate | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.port = port
         """Once started, the one that is listened on: 0 becomes a free one."""
@@ -128,9 +130,9 @@ class Streams:
         self._host = host
         self._auth_function = auth_function
         self._gate = gate
-        self.feed = Feed()
+        self.feed = Feed(bus.bounds)
         """Where events are published."""
-        self.server = StreamServer(self, self.feed, bus.clock)
+        self.server = StreamServer(self, self.feed, bus.clock, tls)
         self._writes = Writes()
         self._started = False
         self._functions: dict[str, tuple[Callable[[Context, bytes], object | Awaitable[object]], str]] = {
@@ -290,13 +292,15 @@ class Streams:
 
     # For the clients of the port
 
-    async def authenticate(self, handshake: Handshake) -> bytes:
+    async def authenticate(self, handshake: Handshake, wire: Wire) -> bytes:
         """Return the context of a client that connects, as raw JSON. Raises BusError when it is not let in."""
         if self._auth_function is None:
             if self._gate is not None:
                 try:
                     target = parse_path(handshake.path.encode("latin-1", "replace"))
-                    self._gate.identify(target, handshake.headers.get("origin"))
+                    identity = self._gate.identify(target, handshake.headers.get("origin"))
+                    if identity is not None:
+                        self._gate.follow(identity, wire)
                 except AccessError as error:
                     raise BusError("AUTH_ERROR", str(error)) from error
             return b"null"

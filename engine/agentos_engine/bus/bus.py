@@ -8,15 +8,21 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from agentos_engine import limits
+from agentos_engine.bus.bounds import Bounds
 from agentos_engine.bus.calls import Calls
 from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection, Link, Peer
 from agentos_engine.bus.errors import ENGINE_STOPPING, INVOCATION_STOPPED, BusError
 from agentos_engine.bus.functions import Functions
 from agentos_engine.bus.guard import Guard
+from agentos_engine.bus.invocations import NOBODY, WorkerCaller
 from agentos_engine.bus.registrations import Registrations
 from agentos_engine.bus.registry import BALANCED, Registry
+from agentos_engine.bus.sleepers import Sleepers
 from agentos_engine.bus.spans import Spans
 from agentos_engine.clock import Clock
+from agentos_engine.limits import DEFAULT, Limits
+from agentos_engine.permissions.table import Grants
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import Malformed, Message, decode, text_of
 from agentos_engine.triggers.registry import TriggerRegistry
@@ -29,19 +35,30 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9_-]{1,128}")
 class Bus:
     """All connections of one engine, their functions, triggers and calls.
 
-    ``call_timeout`` in seconds: the longest that a call may take; ``routing``: see :class:`Registry`.
+    ``call_timeout`` in seconds: the longest that a call may take; ``routing``: see :class:`Registry`; ``bounds``: how
+    much of everything there may be.
     """
 
     def __init__(
-        self, *, clock: Clock | None = None, call_timeout: float | None = None, routing: str = BALANCED
+        self,
+        *,
+        clock: Clock | None = None,
+        call_timeout: float | None = None,
+        routing: str = BALANCED,
+        bounds: Limits = DEFAULT,
     ) -> None:
         self.clock = clock or Clock()
+        self.bounds = Bounds(bounds)
+        self.limits_hit = self.bounds.hit
+        """By the name of the limit: how often somebody was refused, or cut off, because of it."""
         self.connections: dict[str, Connection] = {}
-        self.registry = Registry(routing)
-        self.triggers = TriggerRegistry()
+        self.registry = Registry(routing, self.bounds)
+        self.triggers = TriggerRegistry(self.bounds)
         self.functions = Functions()
         self.calls = Calls(self, call_timeout)
         self.registrations = Registrations(self)
+        self.permissions_denied = dict.fromkeys(("connection", "registration", "trigger", "call", "scope"), 0)
+        """How often permissions refused something, by what it was."""
         self.invoke = self.calls.invoke
         self.call = self.calls.call
         self.notify = self.calls.notify
@@ -54,16 +71,18 @@ class Bus:
         """Called when a connection comes, goes, or changes its name or functions."""
         self.log_watchers: list[Callable[[bytes], None]] = []
         """Called with each log entry that comes, as its JSON."""
+        self.grants = Grants(self)
+        self.sleepers = Sleepers(self)
         self._tasks: set[asyncio.Task[Any]] = set()
         calls, registrations = self.calls, self.registrations
         self._handlers: dict[str, Callable[[Connection, Message, bytes], object]] = {
-            "invokefunction": lambda connection, message, frame: calls.receive(connection, message),
+            "invokefunction": calls.receive,
             "invocationresult": calls.answer,
-            "registerfunction": registrations.function,
+            "registerfunction": _when_there_is_time(registrations.function),
             "unregisterfunction": lambda connection, message, frame: registrations.unregister_function(
                 connection, message.id or ""
             ),
-            "registertrigger": registrations.trigger,
+            "registertrigger": _when_there_is_time(registrations.trigger),
             "unregistertrigger": self._unregister_trigger,
             "registertriggertype": registrations.trigger_type,
             "unregistertriggertype": self._unregister_trigger_type,
@@ -88,10 +107,13 @@ class Bus:
             ip_address=ip_address,
             reattach_token=str(uuid.uuid4()),
             guard=guard,
+            permissions=self.grants.of(peer),
             connected_at=self.clock.time(),
         )
+        connection.caller = WorkerCaller(connection)
         self.connections[connection.id] = connection
         connection.send(frames.worker_registered(connection.id, connection.reattach_token))
+        self.sleepers.back(connection)
         log.info("worker connected", extra={"worker_id": connection.id, "subject": peer.subject})
         self.changed(connection)
         return connection
@@ -103,14 +125,17 @@ class Bus:
         connection.closed = True
         connection.since = self.clock.time()
         del self.connections[connection.id]
+        self.sleepers.gone(connection)
         for function_id in list(connection.registrations):
             self.registry.remove(connection, function_id)
+        self.registrations.forget(connection)
         try:
             self.triggers.drop(connection)
         except Exception:  # callers that wait must hear of the end all the same
             log.exception("not all triggers of a worker that has gone could be removed")
-        self.calls.errors += len(connection.calls)
+        self.calls.errors.count(INVOCATION_STOPPED.code, len(connection.calls))
         self.calls.invocations.stop(connection, INVOCATION_STOPPED)
+        connection.caller = NOBODY  # the two would keep each other, and with them the socket
         log.info("worker disconnected", extra={"worker_id": connection.id, "worker": connection.about.name})
         self.changed(connection)
 
@@ -131,12 +156,19 @@ class Bus:
             )
         if namespace == connection.namespace:
             return
+        self.check_namespace(namespace)
 
         def move() -> None:
             for registration, owner in self.registry.move(connection, namespace):
                 connection.send(frames.function_refused(registration.local_id, namespace, owner.id))
 
         self.triggers.move(connection, move, namespace)
+
+    def check_namespace(self, namespace: str) -> None:
+        """Raise BusError ``limit_exceeded`` when functions are in as many iii namespaces as there may be."""
+        if not self.registry.has_namespace(namespace) and self.registry.namespaces >= limits.MAX_NAMESPACES:
+            problem = f"functions are in {limits.MAX_NAMESPACES} iii namespaces, the most allowed"
+            raise self.bounds.exceeded("namespaces", problem, "use one that there is")
 
     def _reattach(self, connection: Connection, message: Message, frame: bytes) -> None:
         """A worker is back while its old connection still looks alive: that one goes, so that there is one of it."""
@@ -158,7 +190,7 @@ class Bus:
             return
         try:
             if connection.guard is None or not connection.guard.receive(connection, message, frame):
-                self.carry_out(connection, message, frame)
+                self._handlers.get(message.type, self._unknown)(connection, message, frame)
         except Exception:
             log.exception("a message could not be carried out", extra={"worker_id": connection.id})
             if message.type == "invokefunction" and message.invocation_id:
@@ -167,14 +199,13 @@ class Bus:
 
     def carry_out(self, connection: Connection, message: Message, frame: bytes) -> None:
         """Do what a message says."""
-        handler = self._handlers.get(message.type)
-        if handler is not None:
-            handler(connection, message, frame)
-        else:
-            self._fault(connection, f"unknown message type {message.type[:100]!r}")
+        self._handlers.get(message.type, self._unknown)(connection, message, frame)
+
+    def _unknown(self, connection: Connection, message: Message, frame: bytes) -> None:
+        self._fault(connection, f"unknown message type {message.type[:100]!r}")
 
     def _unregister_trigger(self, connection: Connection, message: Message, frame: bytes) -> None:
-        self.triggers.unbind(connection, message.id or "")
+        self.registrations.unregister_trigger(connection, message.id or "")
 
     def _unregister_trigger_type(self, connection: Connection, message: Message, frame: bytes) -> None:
         self.triggers.withdraw(connection, message.id or "")
@@ -194,7 +225,7 @@ class Bus:
         elif fault.type == "invocationresult" and fault.invocation_id:
             call = connection.calls.get(fault.invocation_id)
             if call is not None:
-                self.calls.errors += 1
+                self.calls.errors.count("invalid_message")
                 error = BusError("invalid_message", f"the worker's answer was {fault.reason}")
                 self.calls.invocations.fail(call, error)
             connection.given_up.discard(fault.invocation_id)
@@ -254,6 +285,16 @@ class Bus:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _when_there_is_time(handler: "Callable[[Connection, Message, bytes], object]") -> Any:
+    """Thousands of workers that register at one time must not hold up calls. Guards have looked at a message already."""
+
+    def carry_out(connection: Connection, message: Message, frame: bytes) -> None:
+        if connection.guard is not None or not connection.link.put_off(frame):
+            handler(connection, message, frame)
+
+    return carry_out
 
 
 def _resolve(future: "asyncio.Future[bool]", value: bool) -> None:

@@ -8,14 +8,18 @@ import msgspec
 from agentos_engine import limits
 from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
 from agentos_engine.bus.enqueuing import Enqueue, idempotency_key
-from agentos_engine.bus.errors import BusError, WorkerUnresponsive
-from agentos_engine.bus.execution import Execution, check_room, internal_error, shorter
+from agentos_engine.bus.error_counts import ErrorCounts
+from agentos_engine.bus.errors import BusError, WorkerAsleep, WorkerUnresponsive
+from agentos_engine.bus.execution import Execution, internal_error, shorter
 from agentos_engine.bus.functions import Context
-from agentos_engine.bus.invocations import NOBODY, Call, Caller, FutureCaller, Invocations, WorkerCaller
+from agentos_engine.bus.invocations import NOBODY, Call, Caller, FutureCaller, Invocations
 from agentos_engine.bus.registry import Registration
+from agentos_engine.bus.spans import Span
 from agentos_engine.bus.tap import Tap, Watched
+from agentos_engine.bus.tracer import Tracer
+from agentos_engine.permissions.rules import Permissions
 from agentos_engine.protocol import frames
-from agentos_engine.protocol.messages import Message, is_null, kept, text_of
+from agentos_engine.protocol.messages import ABSENT, Message, is_null, kept, text_of
 
 if TYPE_CHECKING:
     from agentos_engine.bus.bus import Bus
@@ -26,6 +30,9 @@ class Calls:
 
     def __init__(self, bus: "Bus", timeout: float | None) -> None:
         self._bus = bus
+        self._registry, self._now = bus.registry, bus.clock.monotonic
+        self._most = bus.bounds.limits.calls_per_connection
+        self._most_in_all = bus.bounds.limits.calls
         self.timeout = timeout
         self.invocations = Invocations(bus.clock)
         self._execution = Execution(bus, self)
@@ -33,7 +40,7 @@ class Calls:
         """The queues, when there are any."""
         self.accepted = 0
         """Calls accepted, void ones included."""
-        self.errors = 0
+        self.errors = ErrorCounts()
         """Calls that were refused, failed in the worker, or were stopped."""
         self.follows_voids = False
         """Whether calls that nobody waits for are in flight, too, until their worker has answered."""
@@ -41,13 +48,15 @@ class Calls:
         """Told the function id of each call that is put into a queue."""
         self.tap: Tap | None = None
         """Who watches the calls; None: nobody."""
+        self.tracer: Tracer | None = None
+        """Makes spans of workers' calls, unless somebody watches, who does so, too; None: nobody."""
 
     # From workers
 
-    def receive(self, connection: Connection, message: Message) -> None:
+    def receive(self, connection: Connection, message: Message, frame: bytes) -> None:
         """Carry out an ``invokefunction`` of a worker."""
-        action = message.action.type if message.action is not None else ""
-        invocation_id = message.invocation_id if action != "void" else None
+        action = message.action
+        invocation_id = message.invocation_id if action is None or action.type != "void" else None
         try:
             if invocation_id is not None:
                 if len(invocation_id) > limits.MAX_ID_LENGTH:
@@ -55,33 +64,78 @@ class Calls:
                     raise BusError(
                         "invalid_message", f"the invocation id is longer than {limits.MAX_ID_LENGTH} characters"
                     )
-                check_room(len(connection.outgoing), "the caller waits for")
+                has = len(connection.outgoing)
+                if has >= self._most or has >= self._most_in_all - self.invocations.in_flight:
+                    raise self._full(has, "the caller")
             if len(message.function_id or "") > limits.MAX_ID_LENGTH:
                 raise BusError("invalid_message", f"the function id is longer than {limits.MAX_ID_LENGTH} characters")
-            namespace = _namespace(message.namespace)
+            permissions = connection.permissions
+            if permissions is not None and (message.function_id not in permissions.callable or action is not None):
+                self._permit(permissions, connection, message)
+            namespace = DEFAULT_NAMESPACE if message.namespace is ABSENT else _namespace(message.namespace)
             if connection.guard is not None:
                 connection.guard.call(connection, message, invocation_id, namespace)
+            elif action is None and self.tap is None:
+                tracer = self.tracer
+                if tracer is None or not tracer.samples(message.traceparent):
+                    self._forward(connection, message, invocation_id, namespace)
+                else:
+                    self._forward_watched(tracer, connection, message, invocation_id, namespace)
             else:
                 self.start(connection, message, invocation_id, namespace)
         except BusError as error:
             self.refuse(connection, invocation_id, message.function_id or "", error)
 
+    def _permit(self, permissions: Permissions, connection: Connection, message: Message) -> None:
+        function_id = message.function_id or ""
+        try:
+            if message.action is not None and message.action.type == "enqueue":
+                permissions.check_indirect(function_id)
+            else:
+                permissions.check_call(function_id)
+        except BusError as error:
+            self._bus.permissions_denied["call"] += 1
+            self._bus.registrations.log(connection, "call refused: %s", error.message, function_id=function_id[:200])
+            if self.tap is not None:
+                caller = connection.caller if message.invocation_id is not None else NOBODY
+                trace = text_of(message.traceparent)
+                watched = self.tap.began(function_id, message.data, caller, connection, trace, "")
+                if watched is not None:
+                    watched.refused(error)
+            raise
+
     def start(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
         """Start what a worker may do: a call, or putting one into a queue. Raises BusError when that fails at once."""
         action = message.action.type if message.action is not None else ""
         if action in ("", "void"):
-            if self.tap is None:
+            watcher = self.tap
+            if watcher is None and (tracer := self.tracer) is not None and tracer.samples(message.traceparent):
+                watcher = tracer
+            if watcher is None:
                 self._forward(connection, message, invocation_id, namespace)
             else:
-                self._forward_watched(self.tap, connection, message, invocation_id, namespace)
+                self._forward_watched(watcher, connection, message, invocation_id, namespace)
         elif action == "enqueue":
             self._enqueue(connection, message, invocation_id, namespace)
         else:
             raise BusError("invocation_error", f"unknown action {action[:100]!r}; leave it out, or use void or enqueue")
 
+    def check_room(self, has: int, who: str) -> None:
+        """Raise BusError ``limit_exceeded`` when somebody with so many unanswered calls can have no more."""
+        if has >= self._most or has >= self._most_in_all - self.invocations.in_flight:
+            raise self._full(has, who)
+
+    def _full(self, has: int, who: str) -> BusError:
+        if has >= self._most:
+            return self._bus.bounds.exceeded(
+                "calls_per_connection", f"{who} has {has} unanswered calls, the most allowed"
+            )
+        problem = f"{self.invocations.in_flight} calls in all are unanswered, {has} of {who}"
+        return self._bus.bounds.exceeded("calls", problem)
+
     def refuse(self, connection: Connection, invocation_id: str | None, function_id: str, error: BusError) -> None:
         """Answer a worker's call with an error; a void call is only counted."""
-        self.errors += 1
+        self.errors.count(error.code)
         if invocation_id is not None:
             body = frames.error_body(error.code, error.message, error.stacktrace)
             connection.send(frames.failed(invocation_id, function_id[: limits.MAX_ID_LENGTH], body))
@@ -89,7 +143,7 @@ class Calls:
     def _forward_watched(
         self, tap: Tap, connection: Connection, message: Message, invocation_id: str | None, namespace: str
     ) -> None:
-        caller = WorkerCaller(connection) if invocation_id is not None else NOBODY
+        caller = connection.caller if invocation_id is not None else NOBODY
         trace = text_of(message.traceparent)
         watched = tap.began(message.function_id or "", message.data, caller, connection, trace, "")
         try:
@@ -110,8 +164,10 @@ class Calls:
         watched: Watched | None = None,
     ) -> None:
         function_id = message.function_id or ""
-        registration = self._choose(function_id, namespace, invocation_id is not None, watched)
-        caller: Caller = NOBODY if invocation_id is None else watched or WorkerCaller(connection)
+        registration = self._registry.choose(function_id, namespace)
+        if watched is not None:
+            watched.chosen(None if registration is None else registration.connection)
+        caller: Caller = NOBODY if invocation_id is None else watched or connection.caller
         if registration is None or registration.remote is not None:
             data = b"null" if is_null(message.data) else bytes(message.data)
             context = Context(
@@ -128,14 +184,15 @@ class Calls:
             self._execution.carry_out(registration, context, data, caller, invocation_id or "", has_span=has_span)
             return
         target = registration.connection
+        if target.silent or target.congested:
+            self._check_reading(target, function_id, invocation_id is not None)
         self.accepted += 1
         call = None
         if invocation_id is not None:
-            check_room(len(target.calls), "the worker has")
+            if len(target.calls) >= self._most:
+                raise self._full(len(target.calls), "the worker that has the function")
             timeout = registration.timeout or self.timeout
-            call = self.invocations.open(
-                function_id, caller, invocation_id, target, connection, timeout, self._bus.clock.monotonic()
-            )
+            call = self.invocations.open(function_id, caller, invocation_id, target, connection, timeout, self._now())
             invocation_id = call.id
         elif self.follows_voids:
             call = self.invocations.follow(function_id, target)
@@ -149,10 +206,10 @@ class Calls:
             baggage=message.baggage,
             metadata=message.metadata,
         )
-        if len(frame) > target.max_frame:
+        if len(frame) > target.max_frame and (why := target.refusal_of(frame)):
             if call is not None:
                 self.invocations.close(call)
-            raise _too_large(function_id, len(frame), target)
+            raise BusError("payload_too_large", f"Function {function_id}: its worker's SDK {why}")
         target.send(frame)
 
     def _enqueue(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:
@@ -161,22 +218,27 @@ class Calls:
         action = message.action
         if enqueue is None or action is None:
             raise BusError("enqueue_error", "No queue provider is installed: list iii-queue in config.yaml.")
+        self.check_room(connection.voids, "this worker, in putting calls into queues,")
         self.accepted += 1
         metadata = kept(message.metadata)
+        queue = action.queue or ""
+        name = f"enqueue {function_id} -> {queue[: limits.MAX_ID_LENGTH]}"
+        span = Span(self._bus, name, text_of(message.traceparent), "producer", function_id=function_id)
         receipt = enqueue(
-            action.queue or "",
+            queue,
             function_id,
             b"null" if is_null(message.data) else bytes(message.data),
             namespace=namespace,
             metadata=metadata,
-            traceparent=text_of(message.traceparent),
+            traceparent=span.traceparent,
             baggage=text_of(message.baggage),
             idempotency_key=action.idempotency_key or idempotency_key(metadata),
         )
 
         async def answer() -> None:
             try:
-                value = frames.text({"messageReceiptId": await receipt})
+                with span:
+                    value = frames.text({"messageReceiptId": await receipt})
             except BusError as error:
                 self.refuse(connection, invocation_id, function_id, error)
             except Exception:
@@ -187,19 +249,23 @@ class Calls:
                 if invocation_id is not None:
                     connection.send(frames.result(invocation_id, function_id, value=value))
 
-        self._bus.spawn(answer())
+        connection.voids += 1
+        self._bus.spawn(answer()).add_done_callback(lambda task: _less(connection))
 
     def answer(self, connection: Connection, message: Message, frame: bytes) -> None:
         """Carry out an ``invocationresult`` of a worker."""
-        call = self.invocations.take(connection, message.invocation_id or "")
-        if call is None:
-            return  # late, after the caller went or its time was over; or the answer to a call that wanted none
-        failed = not is_null(message.error)
+        invocation_id = message.invocation_id or ""
+        call = connection.calls.get(invocation_id)
+        if call is None:  # late, after the caller went or its time was over; or the answer to a call that wanted none
+            connection.given_up.discard(invocation_id)
+            return
+        self.invocations.close(call)
+        failed = message.error is not ABSENT and not is_null(message.error)
         if failed:
-            self.errors += 1
+            self.errors.count_foreign(message.error)
         observe = self.invocations.observe
         if observe is not None:
-            observe(call.function_id, self._bus.clock.monotonic() - call.started, not failed)
+            observe(call.function_id, self._now() - call.started, not failed)
         call.caller.answered(call, message, frame)
 
     # From the engine
@@ -238,7 +304,7 @@ class Calls:
                     registration, context, payload, caller, "", timeout, origin, has_span=has_span
                 )
             target = registration.connection
-            check_room(len(target.calls), "the worker has")
+            self.check_room(len(target.calls), "the worker that has the function")
             self.accepted += 1
             now = self._bus.clock.monotonic()
             allowed = shorter(timeout, registration.timeout or self.timeout)
@@ -251,11 +317,11 @@ class Calls:
                 baggage=_raw(baggage),
                 metadata=metadata,
             )
-            if len(frame) > target.max_frame:
+            if len(frame) > target.max_frame and (why := target.refusal_of(frame)):
                 self.invocations.close(call)
-                raise _too_large(function_id, len(frame), target)
+                raise BusError("payload_too_large", f"Function {function_id}: its worker's SDK {why}")
         except BusError as error:
-            self.errors += 1
+            self.errors.count(error.code)
             if watched is not None:
                 watched.refused(error)
             raise
@@ -329,13 +395,13 @@ class Calls:
                     baggage=_raw(baggage),
                     metadata=metadata,
                 )
-                if len(frame) > target.max_frame:
+                if len(frame) > target.max_frame and (why := target.refusal_of(frame)):
                     if call is not None:
                         self.invocations.close(call)
-                    raise _too_large(function_id, len(frame), target)
+                    raise BusError("payload_too_large", f"Function {function_id}: its worker's SDK {why}")
                 target.send(frame)
         except BusError as error:
-            self.errors += 1
+            self.errors.count(error.code)
             if watched is not None:
                 watched.refused(error)
             return False
@@ -349,7 +415,7 @@ class Calls:
         for call in self.invocations.expired(now):
             milliseconds = round((call.timeout or 0) * 1000)
             message = f"Function {call.function_id} did not answer within {milliseconds} ms."
-            self.errors += 1
+            self.errors.count("TIMEOUT")
             self.invocations.fail(call, BusError("TIMEOUT", message))
 
     # Carrying out
@@ -364,18 +430,22 @@ class Calls:
         if registration is None:
             return None
         target = registration.connection
-        if target.silent and waits and registration.remote is None:
-            raise WorkerUnresponsive(function_id, limits.SILENT_AFTER)
-        if target.congested and target.link.unsent() > limits.MAX_UNSENT:
-            raise BusError("limit_exceeded", f"Function {function_id}: its worker does not read fast enough; try later")
+        if target.silent or target.congested:
+            self._check_reading(target, function_id, waits and registration.remote is None)
         return registration
 
+    def _check_reading(self, target: Connection, function_id: str, waits: bool) -> None:
+        if target.asleep:
+            raise WorkerAsleep(function_id, target.peer.subject)
+        if target.silent and waits:
+            raise WorkerUnresponsive(function_id, limits.SILENT_AFTER)
+        if target.congested and target.link.is_full():
+            problem = f"Function {function_id}: its worker does not read fast enough"
+            raise self._bus.bounds.exceeded("unsent_of_worker", problem)
 
-def _too_large(function_id: str, size: int, target: Connection) -> BusError:
-    return BusError(
-        "payload_too_large",
-        f"Function {function_id}: a message of {size} bytes is more than its worker's SDK takes ({target.max_frame})",
-    )
+
+def _less(connection: Connection) -> None:
+    connection.voids -= 1
 
 
 def _namespace(raw: msgspec.Raw) -> str:

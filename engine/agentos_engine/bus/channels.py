@@ -22,7 +22,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from typing import Literal, TypedDict
 
-from agentos_engine.bus.errors import BusError
+from agentos_engine.bus.bounds import Bounds
 from agentos_engine.clock import Clock, Handle
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,6 @@ DEFAULT_BUFFER_SIZE = 64
 MAX_BUFFER_SIZE = 1024
 BYTES_PER_PLACE = 64 << 10
 """A channel is full, too, at its buffer size times this many bytes: SDKs cut binary data into frames of this size."""
-MAX_BUFFERED = 256 << 20
-"""Bytes waiting in all channels together; beyond it a channel is full with a single frame."""
-MAX_CHANNELS = 65_536
-"""Channels of all owners."""
-MAX_CHANNELS_OF_OWNER = 8192
 UNCONNECTED_TIMEOUT = 300.0
 """Seconds after which a channel is removed when one of its ends was never taken."""
 SWEEP_INTERVAL = 60.0
@@ -58,9 +53,12 @@ class ChannelRef(TypedDict):
 class Channels:
     """All channels of an engine."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, bounds: Bounds | None = None) -> None:
         self.buffered = 0
         """Bytes that wait in all channels."""
+        self._bounds = bounds or Bounds()
+        self.max_buffered = self._bounds.limits.channel_bytes
+        """Beyond so many of them a channel is full with a single frame."""
         self._clock = clock.machine
         self._channels: dict[str, Channel] = {}
         self._owned: Counter[Hashable] = Counter()
@@ -110,10 +108,7 @@ class Channels:
                 del self._owned[channel.owner]
 
     def _count_in(self, owner: Hashable) -> None:
-        if self._owned[owner] >= MAX_CHANNELS_OF_OWNER:
-            raise BusError("limit_exceeded", f"a worker has at most {MAX_CHANNELS_OF_OWNER} open data channels")
-        if self._total_owned >= MAX_CHANNELS:
-            raise BusError("limit_exceeded", f"an engine has at most {MAX_CHANNELS} open data channels")
+        self._bounds.check("channels", self._owned.get(owner, 0), self._total_owned, "open data channels")
         self._owned[owner] += 1
         self._total_owned += 1
         if self._sweeper is None:
@@ -228,7 +223,7 @@ class Channel:
         return (
             len(self._frames) < self.buffer_size
             and self._bytes < self.buffer_size * BYTES_PER_PLACE
-            and self._channels.buffered <= MAX_BUFFERED
+            and self._channels.buffered <= self._channels.max_buffered
         )
 
     def finish(self, clean: bool) -> None:
@@ -273,7 +268,7 @@ class Channel:
         return (
             waiting <= self.buffer_size // 2
             and self._bytes <= self.buffer_size * BYTES_PER_PLACE // 2
-            and (not waiting or self._channels.buffered <= MAX_BUFFERED)
+            and (not waiting or self._channels.buffered <= self._channels.max_buffered)
         )
 
 

@@ -27,6 +27,15 @@ class WorkerUnresponsive(BusError):
         )
 
 
+class WorkerAsleep(WorkerUnresponsive):
+    """The worker that has the function has no pods, on purpose: the call was not made."""
+
+    def __init__(self, function_id: str, worker: str) -> None:
+        BusError.__init__(
+            self, "worker_asleep", f"Function {function_id}: its Worker {worker} has no pods at present; scale it up"
+        )
+
+
 def function_not_found(function_id: str, namespace: str = "default", elsewhere: Iterable[str] = ()) -> BusError:
     """No live worker has the function in this iii namespace; ``elsewhere``: the namespaces that do have it.
 

@@ -38,7 +38,8 @@ class Execution:
                 raise BusError("function_not_found", "the call names no function: function_id is missing")
             raise function_not_found(function_id, namespace, self._bus.registry.elsewhere(function_id))
         if size > limits.MAX_BUILT_IN_PAYLOAD:
-            raise BusError("limit_exceeded", f"{function_id} takes at most {limits.MAX_BUILT_IN_PAYLOAD} bytes")
+            problem = f"{function_id} takes at most {limits.MAX_BUILT_IN_PAYLOAD} bytes"
+            raise self._bus.bounds.exceeded("built_in_payload", problem, "send less at a time")
         return function
 
     def carry_out(
@@ -73,7 +74,7 @@ class Execution:
         has_span: bool,
     ) -> Call:
         function = self._function(context.function_id, context.namespace, len(data))
-        _check_voids(context, caller)
+        self._check_room(context, caller, len(data))
         self._calls.accepted += 1
         try:
             if context.traceparent is not None and self._bus.spans is not None and not has_span:
@@ -92,6 +93,7 @@ class Execution:
             call.count_void(context.connection)
         if inspect.isawaitable(value):
             call.task = self._bus.spawn(self._finish(call, value))
+            self._bus.bounds.hold(call.task, context.connection, len(data))
         else:
             self._return(call, value)
         return call
@@ -107,7 +109,7 @@ class Execution:
         origin: Connection | None,
     ) -> Call:
         assert registration.remote is not None
-        _check_voids(context, caller)
+        self._check_room(context, caller, len(data))
         self._calls.accepted += 1
         now = self._bus.clock.monotonic()
         limit = shorter(timeout, registration.timeout or self._calls.timeout)
@@ -117,7 +119,17 @@ class Execution:
             call.count_void(context.connection)
         answer = registration.remote(data, call.id, traceparent=context.traceparent, baggage=context.baggage)
         call.task = self._bus.spawn(self._finish(call, answer, raw=True))
+        self._bus.bounds.hold(call.task, context.connection, len(data))
         return call
+
+    def _check_room(self, context: Context, caller: Caller, size: int) -> None:
+        """Raise BusError ``limit_exceeded`` unless there is room for one more call with a payload of this size."""
+        connection = context.connection
+        if connection is None:
+            self._calls.check_room(0, "the engine")
+        elif caller is NOBODY:
+            self._calls.check_room(connection.voids, "this worker, without waiting,")
+        self._bus.bounds.check_held(connection, size)
 
     async def _finish(self, call: Call, value: Awaitable[object], raw: bool = False) -> None:
         try:
@@ -128,11 +140,11 @@ class Execution:
             raise
         except BusError as error:
             call.task = None
-            self._calls.errors += 1
+            self._calls.errors.count(error.code)
             self._calls.invocations.fail(call, error)
         except Exception:
             call.task = None
-            self._calls.errors += 1
+            self._calls.errors.count("internal_error")
             self._calls.invocations.fail(call, internal_error(call.function_id))
         else:
             if raw:
@@ -144,7 +156,7 @@ class Execution:
             result = None if value is MISSING else frames.text(value)
         except Exception:
             call.task = None
-            self._calls.errors += 1
+            self._calls.errors.count("internal_error")
             self._calls.invocations.fail(call, internal_error(call.function_id))
             return
         if not self._calls.invocations.close(call):
@@ -160,17 +172,6 @@ def shorter(first: float | None, second: float | None) -> float | None:
     if first is None or second is None:
         return second if first is None else first
     return min(first, second)
-
-
-def check_room(in_flight: int, who: str) -> None:
-    """Raise BusError ``limit_exceeded`` when there are as many unanswered calls as are allowed."""
-    if in_flight >= limits.MAX_IN_FLIGHT:
-        raise BusError("limit_exceeded", f"{who} {in_flight} unanswered calls, the most allowed; try again later")
-
-
-def _check_voids(context: Context, caller: Caller) -> None:
-    if caller is NOBODY and context.connection is not None:
-        check_room(context.connection.voids, "the engine is still carrying out for this worker")
 
 
 def internal_error(function_id: str) -> BusError:

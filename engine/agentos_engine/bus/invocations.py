@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Iterable
+from random import getrandbits
 from typing import Protocol
 
 import msgspec
@@ -13,7 +13,7 @@ from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.tap import Watched
 from agentos_engine.clock import Clock
 from agentos_engine.protocol import frames
-from agentos_engine.protocol.messages import Message, decode_error, is_null
+from agentos_engine.protocol.messages import ABSENT, Message, decode_error, is_null
 
 log = logging.getLogger(__name__)
 
@@ -35,54 +35,33 @@ class Caller(Protocol):
 
 
 def _new_id() -> str:
-    """A UUID of version 4, as the protocol has them; made by hand, since the library's takes 2 µs."""
-    digits = f"{int.from_bytes(os.urandom(16)):032x}"
+    """A UUID of version 4, as the protocol has them; made by hand, since the library's takes 2 µs.
+
+    No secret, so no system call: a worker's answer counts only for the calls that it was given.
+    """
+    digits = f"{getrandbits(128):032x}"
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One call in flight. ``id`` is the invocation id at the callee, ``caller_id`` that of the caller.
 
     ``target`` is None when the engine carries it out itself; ``timeout`` is in seconds, None for as long as it takes.
+    A Struct, since that is made in 0.1 µs; an ordinary object of this size takes 0.4 µs.
     """
 
-    __slots__ = (
-        "caller",
-        "caller_id",
-        "function_id",
-        "id",
-        "open",
-        "origin",
-        "started",
-        "target",
-        "task",
-        "timeout",
-        "void_of",
-    )
-
-    def __init__(
-        self,
-        function_id: str,
-        caller: Caller,
-        caller_id: str,
-        target: Connection | None,
-        origin: Connection | None,
-        timeout: float | None,
-        started: float,
-    ) -> None:
-        # Two callers may use one id: only then the callee gets another than the caller's, which spares a rewrite.
-        self.id = _new_id() if not caller_id or (target is not None and _taken(target, caller_id)) else caller_id
-        self.caller_id = caller_id
-        self.function_id = function_id
-        self.caller = caller
-        self.target = target
-        self.origin = origin
-        self.timeout = timeout
-        self.started = started
-        self.open = True
-        self.task: asyncio.Task[None] | None = None
-        """What carries it out in the engine."""
-        self.void_of: Connection | None = None
+    id: str
+    caller_id: str
+    function_id: str
+    caller: Caller
+    target: Connection | None
+    origin: Connection | None
+    timeout: float | None
+    started: float
+    open: bool = True
+    task: asyncio.Task[None] | None = None
+    """What carries it out in the engine."""
+    void_of: Connection | None = None
 
     def count_void(self, connection: Connection | None) -> None:
         """Count it among the calls of a worker that nobody waits for; it goes on when the worker has gone."""
@@ -91,10 +70,9 @@ class Call:
             connection.voids += 1
 
 
-def _taken(target: Connection, invocation_id: str) -> bool:
-    """Whether an answer of the target under this id could be one to another call."""
-    given_up = target.given_up
-    return invocation_id in target.calls or invocation_id in given_up or len(given_up) >= MAX_GIVEN_UP
+def _given_up(target: Connection, invocation_id: str) -> bool:
+    """Whether the target may yet answer a call of this id that nobody waits for."""
+    return invocation_id in target.given_up or len(target.given_up) >= MAX_GIVEN_UP
 
 
 def _give_up(call: Call) -> None:
@@ -127,15 +105,23 @@ class Invocations:
         now: float,
     ) -> Call:
         """Record a call; to be done before the frame is sent, since a fast callee may answer at once."""
-        call = Call(function_id, caller, caller_id, target, origin, timeout, now)
+        # Two callers may use one id: only then the callee gets another than the caller's, which spares a rewrite.
+        taken = not caller_id or (
+            target is not None and (caller_id in target.calls or (target.given_up and _given_up(target, caller_id)))
+        )
+        call_id = _new_id() if taken else caller_id
+        call = Call(call_id, caller_id, function_id, caller, target, origin, timeout, now)
         if target is not None:
-            target.calls[call.id] = call
+            target.calls[call_id] = call
         else:
             self._local.add(call)
         if origin is not None:
             origin.outgoing.add(call)
         if timeout is not None:
-            self._deadlines.setdefault(timeout, {})[call] = None
+            try:
+                self._deadlines[timeout][call] = None
+            except KeyError:
+                self._deadlines[timeout] = {call: None}
         self.in_flight += 1
         return call
 
@@ -148,32 +134,23 @@ class Invocations:
         if not call.open:
             return False
         call.open = False
+        self.in_flight -= 1
+        origin, timeout, target = call.origin, call.timeout, call.target
+        if origin is not None:
+            origin.outgoing.discard(call)
+        if timeout is not None:
+            self._deadlines[timeout].pop(call, None)
         if call.void_of is not None:
             call.void_of.voids -= 1
-        target = call.target
-        if target is not None:
-            del target.calls[call.id]
-            if target.when_idle and not target.calls:
-                waiting, target.when_idle = target.when_idle, []
-                for idle in waiting:
-                    idle()
-        else:
+        if target is None:
             self._local.discard(call)
-        if call.origin is not None:
-            call.origin.outgoing.discard(call)
-        if call.timeout is not None:
-            self._deadlines[call.timeout].pop(call, None)
-        self.in_flight -= 1
+            return True
+        del target.calls[call.id]
+        if target.when_idle and not target.calls:
+            waiting, target.when_idle = target.when_idle, []
+            for idle in waiting:
+                idle()
         return True
-
-    def take(self, target: Connection, invocation_id: str) -> Call | None:
-        """Return the call that a connection answers, closing it; None when it has no such call."""
-        call = target.calls.get(invocation_id)
-        if call is not None:
-            self.close(call)
-        else:
-            target.given_up.discard(invocation_id)
-        return call
 
     def abandon(self, call: Call) -> None:
         """Forget a call that nobody waits for any more; what the engine does for it is stopped."""
@@ -252,7 +229,12 @@ class WorkerCaller:
 
     def answered(self, call: Call, message: Message, frame: bytes) -> None:
         """Send the answer: as it came when nothing has to be changed in it."""
-        self._send(call, _answer(call, message, frame))
+        if call.id != call.caller_id or message.error is not ABSENT or is_null(message.result):
+            frame = _answer(call, message, frame)
+        if len(frame) <= self._connection.max_frame:
+            self._connection.send(frame)
+        else:
+            self._send(call, frame)
 
     def returned(self, call: Call, result: bytes | None) -> None:
         """Send a result of the engine."""
@@ -263,8 +245,9 @@ class WorkerCaller:
         self._send(call, frames.failed(call.caller_id, call.function_id, _body(error)))
 
     def _send(self, call: Call, frame: bytes) -> None:
-        if len(frame) > self._connection.max_frame:
-            text = f"an answer of {len(frame)} bytes is more than the caller's SDK takes ({self._connection.max_frame})"
+        connection = self._connection
+        if len(frame) > connection.max_frame and (why := connection.refusal_of(frame)):
+            text = f"the answer cannot be sent: the caller's SDK {why}"
             frame = frames.failed(call.caller_id, call.function_id, frames.error_body("payload_too_large", text))
         self._connection.send(frame)
 

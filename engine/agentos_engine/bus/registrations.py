@@ -9,6 +9,8 @@ from agentos_engine import limits
 from agentos_engine.bus.connection import ANONYMOUS, Connection
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.registry import Registration, Remote, reserved
+from agentos_engine.bus.waiting import Waiting
+from agentos_engine.permissions.rules import OPERATORS_OWN
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import Message, is_null, kept, listable, text_of
 from agentos_engine.triggers.registry import Binding, Provided
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 
 CONSOLE = "engine::console::"
 """The functions of iii's console, which is a worker although they stand in the engine's namespace."""
+OF_TRUSTED = (CONSOLE, OPERATORS_OWN)
+"""What the engine's own peers may register in its namespace."""
 MAX_LOGGED = 20
 """Refusals of one connection that are logged."""
 MAX_TIMEOUT = 7 * 24 * 3600.0
@@ -43,8 +47,13 @@ class Registrations:
     def __init__(self, bus: "Bus") -> None:
         self._bus = bus
         self.remote_functions = RemoteFunctions()
+        self._waiting = Waiting(bus, self)
+        self.look_again = self._waiting.look_again
+        self.withhold = self._waiting.withhold
+        self.forget = self._waiting.forget
+        self.check_binding = self._waiting.check
 
-    def _log(self, connection: Connection, text: str, reason: str, **more: str) -> None:
+    def log(self, connection: Connection, text: str, reason: str, **more: str) -> None:
         """One line for each of a connection's first refusals: a worker in a loop must not fill the log."""
         connection.refusals += 1
         if connection.refusals <= MAX_LOGGED:
@@ -55,24 +64,35 @@ class Registrations:
         """Register a function; under another ``function_id`` when its listener gives one. False when it is refused."""
         local_id = message.id or ""
         function_id = local_id if function_id is None else function_id
-        taken = reserved(function_id) and not (function_id.startswith(CONSOLE) and _is_trusted(connection))
+        taken = reserved(function_id) and not (function_id.startswith(OF_TRUSTED) and _is_trusted(connection))
         if taken or self._bus.functions.get(function_id) is not None:
             self._taken(connection, function_id, local_id, None)
             return False
-        new = function_id not in connection.registrations
+        new = function_id not in connection.registrations and function_id not in connection.waiting
         try:
-            if new and len(connection.registrations) >= limits.MAX_FUNCTIONS:
-                raise BusError("limit_exceeded", f"a connection has at most {limits.MAX_FUNCTIONS} functions")
-            if connection.registered_bytes + len(frame) > limits.MAX_REGISTERED:
-                raise BusError("limit_exceeded", f"a connection registers at most {limits.MAX_REGISTERED} bytes")
+            bounds = self._bus.bounds
+            if new:
+                has = len(connection.registrations) + len(connection.waiting)
+                bounds.check("functions", has, bounds.functions, "functions")
+                self._bus.check_namespace(connection.namespace)
+            bounds.check_registered(connection.registered_bytes, len(frame))
             registration = self._registration(connection, message, function_id, local_id, len(frame))
         except BusError as error:
             problem = f"function {function_id[:200]!r} is not registered: {error.message}"
-            self.refuse(connection, problem)
+            self.refuse(connection, problem, error.code)
             return False
+        if connection.permissions is not None and (obstacle := self._waiting.obstacle(registration)) is not None:
+            self._waiting.add(registration, obstacle)
+            return True
+        return self.serve(registration)
+
+    def serve(self, registration: Registration) -> bool:
+        """Let a worker have the calls of a function; False when another has them."""
+        connection, function_id = registration.connection, registration.function_id
+        new = function_id not in connection.registrations
         owner = self._bus.registry.add(registration)
         if owner is not None:
-            self._taken(connection, function_id, local_id, owner)
+            self._taken(connection, function_id, registration.local_id, owner)
             return False
         if new:
             self._bus.changed(connection)
@@ -104,7 +124,7 @@ class Registrations:
             request_format=request_format,
             response_format=response_format,
             metadata=metadata,
-            internal=facts.get("internal") is True or function_id.startswith(CONSOLE),
+            internal=facts.get("internal") is True or function_id.startswith(OF_TRUSTED),
             timeout=_timeout(facts),
             version=version[:100] if isinstance(version, str) else connection.peer.version,
             remote=remote,
@@ -112,14 +132,19 @@ class Registrations:
 
     def _taken(self, connection: Connection, function_id: str, local_id: str, owner: Connection | None) -> None:
         whose = "the engine" if owner is None else "another worker"
-        self._log(connection, "function refused: its id belongs to %s", whose, function_id=function_id[:200])
+        self.log(connection, "function refused: its id belongs to %s", whose, function_id=function_id[:200])
         owner_id = "engine" if owner is None else owner.id
         connection.send(frames.function_refused(local_id[: limits.MAX_ID_LENGTH], connection.namespace, owner_id))
 
     def unregister_function(self, connection: Connection, function_id: str) -> None:
         """Remove a function of a connection."""
-        if self._bus.registry.remove(connection, function_id):
+        if self._bus.registry.remove(connection, function_id) or self._waiting.remove(connection, function_id):
             self._bus.changed(connection)
+
+    def unregister_trigger(self, connection: Connection, trigger_id: str) -> None:
+        """Remove a trigger of a connection."""
+        connection.waiting_bindings.pop(trigger_id, None)
+        self._bus.triggers.unbind(connection, trigger_id)
 
     def trigger(self, connection: Connection, message: Message, frame: bytes, function_id: str | None = None) -> None:
         """Register a trigger; for another ``function_id`` when its listener gives one."""
@@ -151,14 +176,15 @@ class Registrations:
                 own_namespace=not namespace,
                 size=len(frame),
             )
-            self._bus.triggers.bind(binding)
+            if connection.permissions is None or self._waiting.admits(binding):
+                self._bus.triggers.bind(binding)
         except BusError as error:
             self.refuse_trigger(connection, message, error)
 
     def refuse_trigger(self, connection: Connection, message: Message, error: BusError) -> None:
         """Tell a worker that a trigger is not registered."""
         trigger_type = message.trigger_type or ""
-        self._log(connection, "trigger refused: %s", error.message, trigger_type=trigger_type[:200])
+        self.log(connection, "trigger refused: %s", error.message, trigger_type=trigger_type[:200])
         body, longest = frames.error_body(error.code, error.message), limits.MAX_ID_LENGTH
         connection.send(
             frames.trigger_refused(
@@ -183,16 +209,16 @@ class Registrations:
         except ValueError as error:
             self.refuse(connection, str(error))
         except BusError as error:
-            self.refuse(connection, error.message)
+            self.refuse(connection, error.message, error.code)
 
     def trigger_result(self, connection: Connection, message: Message, frame: bytes) -> None:
         """What the provider of a trigger type said to a binding."""
         self._bus.triggers.result(connection, message.trigger_type or "", message.id or "", kept(message.error))
 
-    def refuse(self, connection: Connection, message: str) -> None:
+    def refuse(self, connection: Connection, message: str, code: str = "") -> None:
         """Tell about a refusal for which the protocol has no message of its own; the connection stays open."""
-        self._log(connection, "registration refused: %s", message)
-        connection.send(frames.connection_error("registration_refused", message))
+        self.log(connection, "registration refused: %s", message)
+        connection.send(frames.connection_error(code if code == "limit_exceeded" else "registration_refused", message))
 
 
 def _is_trusted(connection: Connection) -> bool:

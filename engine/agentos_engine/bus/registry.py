@@ -1,11 +1,12 @@
 """Which functions there are and which connections serve them."""
 
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from agentos_contracts.patterns import BUILT_IN_IDS, RESERVED_SEGMENTS
 
-from agentos_engine import limits
+from agentos_engine.bus.bounds import Bounds
 from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
 
 BALANCED = "balanced"
@@ -39,8 +40,12 @@ class Registration:
     """Set for a function that the engine calls over HTTP instead of asking the worker."""
 
 
+ENOUGH = 16
+"""Owners of one function that are looked at for each call, once one was found that answers."""
+
+
 class Owners:
-    """The live owners of one function, oldest first."""
+    """The live owners of one function, in the order in which their connections first registered anything."""
 
     __slots__ = ("registrations", "turn")
 
@@ -49,24 +54,47 @@ class Owners:
         self.turn = 0
         """Where the search for the next one begins, so that equals take turns."""
 
+    def put(self, registration: Registration) -> None:
+        """Add an owner, or give it a new registration in the place of its former one."""
+        registrations, serial = self.registrations, registration.connection.serial
+        if not registrations or registrations[-1].connection.serial < serial:
+            registrations.append(registration)
+            return
+        at = self._place(serial)
+        if registrations[at].connection is registration.connection:
+            registrations[at] = registration
+        else:
+            registrations.insert(at, registration)
+
+    def remove(self, registration: Registration) -> None:
+        """Take away an owner, which must be there."""
+        del self.registrations[self._place(registration.connection.serial)]
+
+    def _place(self, serial: int) -> int:
+        # Thousands of replicas come and go at one time: none of them is searched for one by one.
+        return bisect_left(self.registrations, serial, key=lambda each: each.connection.serial)
+
     def pick(self) -> Registration:
-        """Return the owner with the fewest calls in flight; those that answer no calls at present come last."""
+        """Return the owner with the fewest calls in flight; those that answer no calls at present come last.
+
+        Of very many, so that a call costs the same, the best of the next few is good enough.
+        """
         registrations = self.registrations
         count = len(registrations)
-        if count == 1:
-            return registrations[0]
         best, best_rank, best_at = registrations[0], (3, 0), 0
         for step in range(count):
             at = (self.turn + step) % count
             connection = registrations[at].connection
             away = 1 if connection.draining or connection.congested else 0
-            if connection.silent or (away and connection.link.unsent() > limits.MAX_UNSENT):
+            if connection.silent or (away and connection.link.is_full()):
                 away = 2
             rank = (away, len(connection.calls))
             if rank < best_rank:
                 best, best_rank, best_at = registrations[at], rank, at
                 if rank == (0, 0):
                     break
+            if step >= ENOUGH and best_rank[0] == 0:
+                break
         self.turn = best_at + 1
         return best
 
@@ -84,10 +112,12 @@ def reserved(function_id: str) -> bool:
 class Registry:
     """Functions by iii namespace and id. ``routing`` is BALANCED, or FIRST_WINS as in iii 0.23."""
 
-    def __init__(self, routing: str = BALANCED) -> None:
+    def __init__(self, routing: str = BALANCED, bounds: Bounds | None = None) -> None:
         self.routing = routing
+        self._bounds = bounds or Bounds()
         self.revision = 0
         """Grows with every change."""
+        self._serial = 0
         self._namespaces: dict[str, dict[str, Owners]] = {DEFAULT_NAMESPACE: {}}
         self._default = self._namespaces[DEFAULT_NAMESPACE]
 
@@ -112,13 +142,18 @@ class Registry:
         elif former is None and self.routing == FIRST_WINS:
             return owners.registrations[0].connection
         self.revision += 1
+        if not connection.serial:
+            self._serial += 1
+            connection.serial = self._serial
         connection.registrations[function_id] = registration
         connection.registered_bytes += registration.size
+        self._bounds.registered += registration.size
         if former is None:
-            owners.registrations.append(registration)
+            self._bounds.functions += 1
         else:
             connection.registered_bytes -= former.size
-            owners.registrations[owners.registrations.index(former)] = registration
+            self._bounds.registered -= former.size
+        owners.put(registration)
         return None
 
     def remove(self, connection: Connection, function_id: str) -> bool:
@@ -128,9 +163,11 @@ class Registry:
             return False
         self.revision += 1
         connection.registered_bytes -= registration.size
+        self._bounds.functions -= 1
+        self._bounds.registered -= registration.size
         functions = self._namespaces[connection.namespace]
         owners = functions[function_id]
-        owners.registrations.remove(registration)
+        owners.remove(registration)
         if not owners.registrations:
             del functions[function_id]
             if not functions and connection.namespace != DEFAULT_NAMESPACE:
@@ -150,6 +187,15 @@ class Registry:
                 lost.append((registration, owner))
         return lost
 
+    @property
+    def namespaces(self) -> int:
+        """How many iii namespaces hold functions, the default one among them."""
+        return len(self._namespaces)
+
+    def has_namespace(self, namespace: str) -> bool:
+        """Whether an iii namespace holds functions."""
+        return namespace in self._namespaces
+
     def owners(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Owners | None:
         """Return the owners of a function."""
         functions = self._default if namespace == DEFAULT_NAMESPACE else self._namespaces.get(namespace)
@@ -157,8 +203,12 @@ class Registry:
 
     def choose(self, function_id: str, namespace: str = DEFAULT_NAMESPACE) -> Registration | None:
         """Return the registration that gets the next call of a function; None when there is none."""
-        owners = self.owners(function_id, namespace)
-        return owners.pick() if owners is not None else None
+        functions = self._default if namespace == DEFAULT_NAMESPACE else self._namespaces.get(namespace)
+        owners = functions.get(function_id) if functions is not None else None
+        if owners is None:
+            return None
+        registrations = owners.registrations
+        return registrations[0] if len(registrations) == 1 else owners.pick()
 
     def find(self, function_id: str) -> list[Registration]:
         """Return the newest registration of a function in each iii namespace that has it."""

@@ -25,6 +25,20 @@ UNTRACED = ("engine::log::", "engine::baggage::", "engine::workers::register")
 class Spans(Protocol):
     """Decides which spans are recorded, and records them."""
 
+    @property
+    def root_ratio(self) -> float | None:
+        """The share of new traces that is recorded; None: that depends on the span's name, so :meth:`sample` decides."""
+        ...
+
+    @property
+    def parent_based(self) -> bool:
+        """Whether a caller's decision about its trace is followed."""
+        ...
+
+    def new_trace(self) -> SpanContext | None:
+        """Return the beginning of a trace that is to be recorded; None when there are too many of them."""
+        ...
+
     def sample(self, name: str, traceparent: str | None = None) -> SpanContext | None:
         """Return a place in the caller's trace, or in a new one; None: do not record the span."""
         ...
@@ -48,7 +62,8 @@ class Span:
     """A span around a piece of work, as a context manager or until :meth:`end`; an exception makes it a failed one.
 
     It hangs below the caller's ``traceparent``. Without a good one it begins a trace when ``root`` is set, and else is
-    not recorded. What is called within gets its :attr:`traceparent`, which is the caller's when nothing is recorded.
+    not recorded. A ``root`` that is a place in a trace has been decided about: it is recorded there. What is called
+    within gets its :attr:`traceparent`, which is the caller's when nothing is recorded.
     """
 
     __slots__ = ("_attributes", "_bus", "_context", "_kind", "_name", "_spans", "_start", "traceparent")
@@ -60,15 +75,20 @@ class Span:
         traceparent: str | None,
         kind: str = "internal",
         *,
-        root: bool = False,
+        root: bool | SpanContext = False,
         **attributes: str,
     ) -> None:
         self.traceparent = traceparent
         self._context: SpanContext | None = None
         spans = bus.spans
-        if spans is None or not (root or parse_traceparent(traceparent)):
+        if spans is None:
             return
-        context = spans.sample(name, traceparent)
+        if isinstance(root, SpanContext):
+            context = root
+        elif root or parse_traceparent(traceparent):
+            context = spans.sample(name, traceparent)
+        else:
+            return
         if context is None:
             return
         self.traceparent = context.traceparent

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from agentos_engine import limits
 from agentos_engine.config_file import options
 from agentos_engine.config_file.document import Node
 from agentos_engine.config_file.section import Section
@@ -77,6 +78,18 @@ def _expose(rbac: Section, path: str, node: Node) -> options.Expose:
     namespace = section.optional_text("namespace")
     section.end()
     return options.Expose(options.Glob(match) if match is not None else None, namespace, tuple(wanted))
+
+
+def read_limits(section: Section) -> tuple[tuple[str, int], ...]:
+    """Read the limits that are set, of those in :class:`agentos_engine.limits.Limits`."""
+    found = []
+    for each in fields(limits.Limits):
+        low, high = limits.range_of(each.name)
+        value = section.optional_number(each.name, low, high)
+        if value is not None:
+            found.append((each.name, value))
+    section.end()
+    return tuple(found)
 
 
 def read_http(section: Section) -> options.Http:

@@ -1,16 +1,17 @@
 """From the text of a config file to what the engine runs."""
 
-import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agentos_engine.config_file.document import MAX_SIZE, Node, read
 from agentos_engine.config_file.findings import ConfigError, Finding, Findings
-from agentos_engine.config_file.kinds import BY_CLASS, BY_NAME, KINDS, MAX_MILLISECONDS, Kind
+from agentos_engine.config_file.http_auth import read_http_auth
+from agentos_engine.config_file.kinds import BY_CLASS, BY_NAME, KINDS, MAX_MILLISECONDS, Kind, read_limits
 from agentos_engine.config_file.options import Http, Options, Stream, WorkerListener
 from agentos_engine.config_file.section import Section
+from agentos_engine.http_auth.policy import HttpAuthOptions
 
 _ANY = {"0.0.0.0", "::"}  # noqa: S104
 _SUFFIX = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -22,10 +23,14 @@ class AgentosOptions:
 
     ``routing`` says which of several workers with the same function gets a call: ``balanced``, each in its turn, or
     ``first-wins``, as in iii. ``call_timeout_ms`` is the longest that a call may take; None: the engine's own bound.
+    ``http`` says who may use the REST port; None: nothing of it stands in the file. ``limits`` are those of
+    :class:`agentos_engine.limits.Limits` that are set.
     """
 
     routing: str = "balanced"
     call_timeout_ms: int | None = None
+    http: HttpAuthOptions | None = None
+    limits: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,9 @@ class Changes:
     removed: tuple[str, ...]
     changed: tuple[str, ...]
     settings: bool
-    """Whether something beside the entries changed."""
+    """Whether something beside the entries changed that takes effect when the engine is started anew."""
+    http_auth: bool = False
+    """Whether it is another who may use the REST port."""
 
 
 def default_config() -> EngineConfig:
@@ -108,8 +115,9 @@ def diff(old: EngineConfig, new: EngineConfig) -> Changes:
         added=tuple(key for key in new.entries if key not in old.entries),
         removed=tuple(key for key in old.entries if key not in new.entries),
         changed=tuple(key for key in new.entries if key in old.entries and new.entries[key] != old.entries[key]),
-        settings=(old.agentos, old.registration_namespace_grace_ms)
-        != (new.agentos, new.registration_namespace_grace_ms),
+        settings=(replace(old.agentos, http=None), old.registration_namespace_grace_ms)
+        != (replace(new.agentos, http=None), new.registration_namespace_grace_ms),
+        http_auth=old.agentos.http != new.agentos.http,
     )
 
 
@@ -125,6 +133,8 @@ def _config(top: Section, findings: Findings) -> EngineConfig:
     agentos = AgentosOptions(
         routing=ours.choice("routing", "balanced", ("balanced", "first-wins")),
         call_timeout_ms=ours.optional_number("call_timeout_ms", 1, MAX_MILLISECONDS),
+        limits=read_limits(ours.section("limits")),
+        http=read_http_auth(ours.section("http")) if ours.take("http") is not None else None,
     )
     ours.end()
     entries = _Entries(findings)
@@ -190,6 +200,8 @@ class _Entries:
         return base, suffix, BY_NAME.get(base)
 
     def _skip(self, section: Section, name: str) -> None:
+        import difflib
+
         close = difflib.get_close_matches(name[:50], [*BY_NAME, *BY_CLASS], 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         section.warning(

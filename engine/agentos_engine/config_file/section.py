@@ -3,7 +3,6 @@
 Values are not repeated in messages: they may come from variables that hold secrets.
 """
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -170,6 +169,8 @@ class Section:
     def end(self, unknown: Literal["error", "warning"] = "error") -> None:
         """Report the keys that are not known."""
         for key in [each for each in self._items if each not in self._taken]:
+            import difflib
+
             close = difflib.get_close_matches(key[:50], self._taken, 1)
             remedy = f"did you mean {close[0]}?" if close else f"remove it; known are: {', '.join(sorted(self._taken))}"
             report = self.error if unknown == "error" else self.warning

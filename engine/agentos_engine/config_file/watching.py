@@ -1,18 +1,15 @@
 """Follows a config file while the engine runs."""
 
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from agentos_engine.clock import Clock
 from agentos_engine.config_file.findings import ConfigError
 from agentos_engine.config_file.reader import EngineConfig, read_config_file
+from agentos_engine.file_changes import INTERVAL, signature
 
 log = logging.getLogger(__name__)
-
-INTERVAL = 0.5
-"""Seconds between two looks. A change counts when it is the same for two looks: the file may be half written."""
 
 
 async def watch(
@@ -28,10 +25,10 @@ async def watch(
     symbolic links, as those of a mounted ConfigMap. A file that cannot be used is logged once, and the engine goes on
     as it is.
     """
-    used, seen = None, _signature(path)  # looked at once in any case: it may have changed since it was read
+    used, seen = None, signature(path)  # looked at once in any case: it may have changed since it was read
     while True:
         await clock.sleep(INTERVAL)
-        before, seen = seen, _signature(path)
+        before, seen = seen, signature(path)
         if seen == used or seen != before:
             continue
         used = seen
@@ -50,12 +47,3 @@ async def watch(
             await on_change(config)
         except Exception:
             log.exception("the changed config file could not be put into effect", extra={"path": str(path)})
-
-
-def _signature(path: Path) -> tuple[int, ...] | None:
-    """What tells one state of a file from another; None when there is none. The change time cannot be set back."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -59,6 +59,8 @@ class Files:
     def make(self) -> None:
         """Make the folder if need be. Raises OSError."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # the folder above may be closed to us
+            _sync(self.directory.parent)
 
     def scan(self) -> dict[str, Signature]:
         """Return the entries that there are files of. Raises AdapterError."""
@@ -113,16 +115,20 @@ class Files:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            _sync(self.directory)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise AdapterError(f"{path}: {error.strerror}") from error
         return self._signature(path.name) or ()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def dump(entry: Entry) -> bytes:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qs, unquote
 
 import msgspec
+from agentos_contracts.redaction import redacted
 
 from agentos_engine import limits
 from agentos_engine.bus.connection import DEFAULT_NAMESPACE
@@ -15,7 +16,6 @@ from agentos_engine.console.events import TOPICS, Events
 from agentos_engine.console.options import ConsoleOptions
 from agentos_engine.console.readers import MAX_READERS, Readers
 from agentos_engine.console.recorder import CONSOLE, Asking, Failure, Recorder
-from agentos_engine.logs import redacted
 from agentos_engine.protocol.http import Request, Response
 from agentos_engine.protocol.stream import MAX_NAME_LENGTH
 from agentos_engine.server.http import Exchange

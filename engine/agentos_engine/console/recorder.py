@@ -6,14 +6,14 @@ from itertools import count, islice
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from agentos_contracts.redaction import redacted
 
 from agentos_engine.bus.connection import Connection
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.invocations import NOBODY, Call, Caller, FutureCaller, error_of
 from agentos_engine.bus.spans import UNTRACED, Span
 from agentos_engine.bus.tap import Watched
-from agentos_engine.logs import redacted
-from agentos_engine.observability.trace_context import parse_traceparent
+from agentos_engine.observability.trace_context import SpanContext, parse_traceparent
 from agentos_engine.protocol.frames import Json
 from agentos_engine.protocol.messages import Message, is_null
 
@@ -147,7 +147,13 @@ class Recorder:
             return None
         by = _name(origin) if origin is not None else source or ENGINE
         span = Span(
-            self._bus, f"call {function_id}", traceparent, "client", root=True, function_id=function_id, caller=by
+            self._bus,
+            f"call {function_id}",
+            traceparent,
+            "client",
+            root=self._root(traceparent),
+            function_id=function_id,
+            caller=by,
         )
         trace = parse_traceparent(span.traceparent)
         record = Record(
@@ -167,6 +173,13 @@ class Recorder:
         self._kept[record.id] = recording
         self._count(recording, recording.size)
         return recording
+
+    def _root(self, traceparent: str | None) -> bool | SpanContext:
+        """Where a call without a trace begins one: while somebody looks, whatever share is recorded otherwise."""
+        spans = self._bus.spans
+        if spans is None or parse_traceparent(traceparent) is not None:
+            return True
+        return spans.new_trace() or False
 
     # For the recordings
 

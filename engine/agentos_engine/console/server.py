@@ -59,6 +59,7 @@ class Console:
             refusal=lambda exchange: access.refusal(exchange.request),
             headers=_headers,
             max_buffered=MAX_BUFFERED,
+            bounds=bus.bounds,
         )
 
     async def listen(self, port: int) -> int:

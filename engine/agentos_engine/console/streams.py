@@ -11,7 +11,7 @@ from agentos_engine.observability.trace_context import Trace
 from agentos_engine.protocol.stream import Subscription, payload_of
 from agentos_engine.server.http import Exchange
 from agentos_engine.server.stream import Handshake
-from agentos_engine.server.stream_client import Client
+from agentos_engine.server.stream_client import Client, Wire
 
 if TYPE_CHECKING:
     from agentos_engine.builtins.stream import Streams
@@ -81,6 +81,9 @@ class _Wire:
     def refuse(self) -> None:
         self._reader.end()
 
+    def abort(self) -> None:
+        self._reader.end()
+
 
 class _Trusting:
     """The engine's streams for somebody who may see everything: nobody is asked, and nobody is told."""
@@ -89,7 +92,7 @@ class _Trusting:
         self._streams = streams
         self.clock = streams.clock
 
-    async def authenticate(self, handshake: Handshake) -> bytes:
+    async def authenticate(self, handshake: Handshake, wire: Wire) -> bytes:
         return b"null"
 
     async def join(self, subscription: Subscription, context: bytes, trace: Trace) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 import msgspec
+from agentos_contracts.redaction import redacted_bytes
 
 from agentos_engine.bus.bus import Bus
 from agentos_engine.clock import Clock, Handle
@@ -76,6 +77,7 @@ class Exporter:
         """Queue a frame that has been found to be OTLP/JSON; ``kind`` is OTLP, MTRC or LOGS."""
         if self._post is None or self._stopped:
             return
+        body = redacted_bytes(body)
         items = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).get(_SIGNALS[kind][1])
         for item in msgspec.json.decode(items, type=list[msgspec.Raw]) if items is not None else ():
             self._queue.append((kind, bytes(item)))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from agentos_contracts.redaction import redacted_bytes
 
 from agentos_engine.clock import Clock
 from agentos_engine.observability import otlp
@@ -69,7 +70,7 @@ class LogRecord(msgspec.Struct, kw_only=True):
             service_name=self.service_name,
             trace_id=self.trace_id,
             span_id=self.span_id,
-            stored=msgspec.json.encode(self),
+            stored=redacted_bytes(msgspec.json.encode(self)),
         )
 
 

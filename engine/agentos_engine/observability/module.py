@@ -1,5 +1,6 @@
 """The module: takes telemetry in, keeps it, passes it on, and serves the functions and triggers on it."""
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +37,22 @@ MAX_PRINTED = 4096
 
 _SCOPE = otlp.Scope("agentos-engine")
 _PYTHON_LEVELS = {"trace": 10, "debug": 10, "info": 20, "warn": 30, "error": 40}
+_OK: dict[str, object] = {"code": 1}
 _SPAN_KINDS = {"internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
+
+
+class _Made(msgspec.Struct, rename="camel", gc=False):
+    """A span of the engine as OTLP/JSON."""
+
+    trace_id: str
+    span_id: str
+    name: str
+    kind: int
+    start_time_unix_nano: str
+    end_time_unix_nano: str
+    attributes: msgspec.Raw | list[object]
+    status: dict[str, object]
+    parent_span_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(slots=True)
@@ -90,7 +106,7 @@ class Observability:
         self._exported = {kind for kind, wanted in exported.items() if on and wanted}
         self.exporter = Exporter(bus, config.endpoint, post_json) if self._exported else None
         self.alerts = Alerts(bus, self.metrics, config.alerts if on else (), post_json)
-        firings = Firings(bus)
+        self._firings = firings = Firings(bus)
         self._log_trigger = LogTrigger(firings)
         self._trace_trigger = TraceTrigger(bus, firings)
         limit = config.sampling.rate_limit
@@ -101,6 +117,11 @@ class Observability:
         self._log_share = 0.0
         self._warned_at = float("-inf")
         self._function_ids: list[str] = []
+
+    @property
+    def firings_dropped(self) -> int:
+        """How often a function was not told of a log entry or trace, because it is called too often or hangs."""
+        return self._firings.dropped
 
     async def start(self) -> None:
         """Serve functions and triggers, and begin to evaluate alerts."""
@@ -230,6 +251,26 @@ class Observability:
         default = ratio if sampling.default is None else sampling.default
         return self.config.enabled and (default > 0 or any(rule.rate > 0 for rule in sampling.rules))
 
+    @property
+    def root_ratio(self) -> float | None:
+        """The share of new traces that is recorded; None: that depends on the span's name."""
+        sampling = self.config.sampling
+        if sampling.rules:
+            return None
+        return self.config.sampling_ratio if sampling.default is None else sampling.default
+
+    @property
+    def parent_based(self) -> bool:
+        """Whether a caller's decision about its trace is followed."""
+        return self.config.sampling.parent_based
+
+    def new_trace(self) -> SpanContext | None:
+        """Return the beginning of a trace that is to be recorded; None when there were too many of them just now."""
+        if self._trace_bucket is not None and not self._trace_bucket.allow(self.bus.clock.machine.monotonic()):
+            return None
+        ids = new_id(24)
+        return SpanContext(ids[:32], ids[32:])
+
     def sample(self, name: str, traceparent: str | None = None) -> SpanContext | None:
         """Return a place in the caller's trace, or in a new one, for a span of the engine; None: do not record it.
 
@@ -262,19 +303,19 @@ class Observability:
         """Record a span of the engine: times in seconds since 1970, ``kind`` internal, server, client, producer or
         consumer; ``error`` says why it failed."""
         began, ended = int(start * 1e9), int(end * 1e9)
-        fields: dict[str, object] = {
-            "traceId": span.trace_id,
-            "spanId": span.span_id,
-            "name": name,
-            "kind": _SPAN_KINDS.get(kind, 1),
-            "startTimeUnixNano": str(began),
-            "endTimeUnixNano": str(ended),
-            "attributes": otlp.key_values(dict(attributes or {})),
-            "status": {"code": 1} if error is None else {"code": 2, "message": error},
-        }
-        if span.parent_span_id is not None:
-            fields["parentSpanId"] = span.parent_span_id
-        raw = msgspec.json.encode(fields)
+        raw = msgspec.json.encode(
+            _Made(
+                span.trace_id,
+                span.span_id,
+                name,
+                _SPAN_KINDS.get(kind, 1),
+                str(began),
+                str(ended),
+                _encoded(tuple(attributes.items()), tuple(map(type, attributes.values()))) if attributes else [],
+                _OK if error is None else {"code": 2, "message": error},
+                span.parent_span_id or msgspec.UNSET,
+            )
+        )
         kept = Span(
             trace_id=span.trace_id,
             span_id=span.span_id,
@@ -320,6 +361,12 @@ class Observability:
             log.warning("telemetry frame ignored: %s", reason[:500], extra={"worker": worker})
 
 
+@functools.lru_cache(1024)
+def _encoded(attributes: tuple[tuple[str, str | int | float | bool], ...], types: tuple[type, ...]) -> msgspec.Raw:
+    """Return attributes as OTLP/JSON; those of a function's calls are mostly the same. 1 and True are equal, hence the types."""
+    return msgspec.Raw(msgspec.json.encode(otlp.key_values(dict(attributes))))
+
+
 def _resource_of(config: ObservabilityConfig) -> otlp.Resource:
     values = {
         "service.name": config.service_name,
@@ -353,7 +400,8 @@ def _print(record: LogRecord) -> None:
     level = _PYTHON_LEVELS[record.level]
     if not worker_log.isEnabledFor(level):
         return
-    extra = {"service_name": record.service_name, "trace_id": record.trace_id, "span_id": record.span_id}
+    about = {"service_name": record.service_name, "trace_id": record.trace_id, "span_id": record.span_id}
+    extra = {key: value for key, value in about.items() if value is not None}
     if record.attributes:
         extra["data"] = otlp.as_text(record.attributes)[:MAX_PRINTED]
     worker_log.log(level, "%s", record.body[:MAX_PRINTED], extra=extra)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+from agentos_contracts.redaction import redacted, redacted_bytes
 
 from agentos_engine.observability import otlp
 from agentos_engine.observability.otlp import Resource, Scope
@@ -104,7 +105,7 @@ def read_span(resource: Resource, scope: Scope, raw: msgspec.Raw) -> Span | None
 
 def is_internal(name: str, raw: bytes) -> bool:
     """Return whether a span, of which ``raw`` is the OTLP/JSON, is about the engine's own functions."""
-    if _INTERNAL_NAME.match(name):
+    if "engine" in name and _INTERNAL_NAME.match(name):
         return True
     if _INTERNAL_KIND not in raw:
         return False
@@ -113,18 +114,23 @@ def is_internal(name: str, raw: bytes) -> bool:
 
 def attributes_of(span: Span) -> dict[str, str]:
     """Return the attributes of a span, values as text."""
-    return _texts(otlp.fields(span.raw).get("attributes"))
+    return _texts(_fields(span).get("attributes"))
+
+
+def _fields(span: Span) -> dict[str, Any]:
+    # Done when somebody reads it: most spans are never read.
+    return otlp.fields(redacted_bytes(span.raw))
 
 
 def stored_span(span: Span) -> dict[str, Any]:
     """Return a span with the keys that the query functions answer with; attributes are pairs of texts."""
-    fields = otlp.fields(span.raw)
+    fields = _fields(span)
     status = fields.get("status")
     stored: dict[str, Any] = {
         "trace_id": span.trace_id,
         "span_id": span.span_id,
         "parent_span_id": span.parent_span_id,
-        "name": span.name,
+        "name": redacted(span.name),
         "start_time_unix_nano": span.start,
         "end_time_unix_nano": span.end,
         "status": span.status,

@@ -48,12 +48,14 @@ class Reply:
 class OutboundClient:
     """Sends requests within rules. Connections are reused; close it when it is not needed any more.
 
-    ``tls`` overrides how servers are verified: by the system's certificates when None.
+    ``tls`` overrides how servers are verified: by the system's certificates when None. ``max_response``: bytes of the
+    body of a response, MAX_RESPONSE when None.
     """
 
-    def __init__(self, rules: UrlRules, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, rules: UrlRules, *, tls: ssl.SSLContext | None = None, max_response: int | None = None) -> None:
         self.rules = rules
         self._tls = tls
+        self._max_response = max_response or MAX_RESPONSE
         self._pool: httpcore.AsyncConnectionPool | None = None
         self._buffered = 0
         self._in_flight: dict[str, int] = {}
@@ -135,15 +137,15 @@ class OutboundClient:
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise ResponseFailed(f"{origin}: the answer is compressed, although that was not asked for")
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > MAX_RESPONSE:
-            raise ResponseFailed(f"{origin}: the answer has more than {MAX_RESPONSE} bytes")
+        if length.isdecimal() and int(length[:20]) > self._max_response:
+            raise ResponseFailed(f"{origin}: the answer has more than {self._max_response} bytes")
         body = bytearray()
         try:
             async for chunk in response.aiter_stream():
                 body += chunk
                 self._buffered += len(chunk)
-                if len(body) > MAX_RESPONSE:
-                    raise ResponseFailed(f"{origin}: the answer has more than {MAX_RESPONSE} bytes")
+                if len(body) > self._max_response:
+                    raise ResponseFailed(f"{origin}: the answer has more than {self._max_response} bytes")
                 if self._buffered > MAX_BUFFERED:
                     raise ResponseFailed(f"{origin}: all answers together are too large at the moment; try again later")
             return bytes(body)

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
+from agentos_contracts.redaction import redacted
 
 from agentos_engine.protocol.frames import Json
 
@@ -61,8 +62,8 @@ class ResultError(ValueError):
 
 
 def error_response(status: int, code: str, message: str, headers: Mapping[str, str] = {}, **extra: str) -> Response:
-    """A response with the error body of iii 0.23: ``{"error": {"code", "message", …}}``."""
-    body = _encode({"error": {"code": code, "message": message, **extra}})
+    """A response with the error body of iii 0.23: ``{"error": {"code", "message", …}}``; the message is redacted."""
+    body = _encode({"error": {"code": code, "message": redacted(message), **extra}})
     return Response(status, [_JSON, *headers.items()], body)
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 ABSENT = msgspec.Raw()
 """A field that the sender left out (or sent as an empty text, which JSON does not know)."""
+_NOTHING = ABSENT, msgspec.Raw(b"null")
 
 MAX_SALVAGED_BYTES = 1 << 20
 """Largest malformed frame that is parsed for the call it belongs to: the slow parser must not hold up the loop."""
@@ -24,6 +25,12 @@ MAX_DEPTH = 100
 """Deepest nesting of what is registered: it is listed to workers whose JSON parsers have limits of their own."""
 MAX_REGISTERED_VALUE = 1 << 20
 """Largest description, schema, metadata or config of one registration, in bytes."""
+
+
+PLAIN_DEPTH = 500
+"""Nesting that every parser reads: Python's ends at 1,000 calls, its caller's among them."""
+_DIGITS = re.compile(rb"[0-9]{8}")
+_LONG_NUMBER = re.compile(rb"[0-9]{4301}")
 
 
 class Action(msgspec.Struct, omit_defaults=True):
@@ -168,8 +175,7 @@ def text_of(value: msgspec.Raw) -> str | None:
 
 def is_null(value: msgspec.Raw) -> bool:
     """True for an absent value and for a JSON null, which this protocol does not tell apart."""
-    size = len(memoryview(value))
-    return size == 0 or (size == 4 and bytes(value) == b"null")
+    return value in _NOTHING
 
 
 def is_text(value: msgspec.Raw) -> bool:
@@ -202,6 +208,21 @@ def listable(value: msgspec.Raw, what: str) -> bytes | None:
     if decoded is None or _depth_exceeds(decoded, MAX_DEPTH):
         raise ValueError(f"the {what} is nested more than {MAX_DEPTH} levels deep")
     return bytes(value)
+
+
+def is_plain(frame: bytes) -> bool:
+    """Whether any JSON parser reads a message that is JSON: no number is very long, and nothing nested very deeply."""
+    # A number that long has several of every 500th byte; most messages need no closer look than that.
+    if _DIGITS.search(frame[::500]) and _LONG_NUMBER.search(frame):
+        return False
+    if frame.count(b"[") + frame.count(b"{") <= PLAIN_DEPTH:
+        return True
+    try:
+        return not _depth_exceeds(msgspec.json.decode(frame), PLAIN_DEPTH)
+    except RecursionError:
+        return False
+    except msgspec.DecodeError:
+        return True  # a number that cannot be calculated with, such as 1e999
 
 
 def _depth_exceeds(value: object, limit: int) -> bool:

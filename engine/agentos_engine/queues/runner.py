@@ -6,11 +6,13 @@ import uuid
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
+from agentos_engine.bus.bounds import Bounds
 from agentos_engine.bus.errors import BusError
 from agentos_engine.clock import Clock
-from agentos_engine.queues.consumer import Consumer, Room, Run
+from agentos_engine.queues.consumer import RETURN_GRACE, Consumer, Returning, Room, Run
 from agentos_engine.queues.settings import QueueSettings
 from agentos_engine.storage.queues import Job, Key, QueueStore, Waiting
+from agentos_engine.storage.values import StorageError
 
 log = logging.getLogger(__name__)
 
@@ -25,23 +27,46 @@ Result = TypeVar("Result")
 class Runner:
     """The consumers by queue. :meth:`load` comes first, :meth:`stop` last."""
 
-    def __init__(self, store: QueueStore, clock: Clock) -> None:
+    def __init__(self, store: QueueStore, clock: Clock, bounds: Bounds | None = None) -> None:
         self.store = store
         self.clock = clock
-        self.room = Room()
+        self.room = Room(bounds)
         self.consumers: dict[str, Consumer] = {}
         self.unused: dict[str, list[Waiting]] = {}
         """Waiting jobs of queues that nobody has opened: their configuration is gone, or not there yet."""
+        self._returning = Returning()
+        self.dead: dict[str, int] = {}
+        """Dead jobs by queue when somebody last looked; see :meth:`look_for_dead`."""
+        self._looking: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[Any]] = set()
 
     async def load(self) -> None:
         """Read what waits in the store. Raises StorageError."""
+        newest = 0
         for job in await self.store.waiting():
             self.unused.setdefault(job.queue, []).append(job)
+            newest = job.seq
+        self._returning = Returning(newest, self.clock.monotonic() + RETURN_GRACE)
+        self.dead = await self.store.dead_counts()
+
+    def look_for_dead(self) -> None:
+        """Bring :attr:`dead` up to date, soon."""
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look_for_dead())
+
+    async def _look_for_dead(self) -> None:
+        try:
+            self.dead = await self.store.dead_counts()
+        except StorageError as error:
+            log.debug("dead letters could not be counted: %s", error.message)
+        finally:
+            self._looking = None
 
     def open(self, queue: str, settings: QueueSettings, run: Run) -> Consumer:
         """Return a new consumer of a queue, not yet active, with all jobs that wait for it."""
-        consumer = Consumer(queue, settings, run, store=self.store, clock=self.clock, room=self.room)
+        consumer = Consumer(
+            queue, settings, run, store=self.store, clock=self.clock, room=self.room, returning=self._returning
+        )
         self.consumers[queue] = consumer
         consumer.load(self.unused.pop(queue, ()))
         return consumer
@@ -111,6 +136,8 @@ class Runner:
 
     async def stop(self, seconds: float) -> None:
         """Start no more jobs; those that run have so many seconds to end, then they are left for the next start."""
+        if self._looking is not None:
+            self._looking.cancel()
         for consumer in self.consumers.values():
             consumer.stop()
         running = [task for consumer in self.consumers.values() for task in consumer.tasks]

@@ -5,6 +5,9 @@ from collections import Counter
 
 from agentos_engine.storage.queues import Waiting
 
+MAX_LOOKED_AT = 5000
+"""Waiting jobs of which the oldest is looked for: that takes 0.1 ms."""
+
 
 class Schedule:
     """The waiting and running jobs of one queue.
@@ -39,6 +42,13 @@ class Schedule:
     def running(self) -> int:
         """Jobs that run."""
         return len(self._running)
+
+    @property
+    def oldest(self) -> Waiting | None:
+        """The job that was put in first; in a long queue of which some jobs run again, one of the first."""
+        first = next(iter(self._jobs), None) if len(self._jobs) > MAX_LOOKED_AT else min(self._jobs, default=None)
+        waiting = [] if first is None else [self._jobs[first][0]]
+        return min([*waiting, *self._running.values()], key=lambda job: job.seq, default=None)
 
     def add(self, job: Waiting, ready_at: float, now: float) -> None:
         """Add a waiting job; one that is known already is left as it is."""

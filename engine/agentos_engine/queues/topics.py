@@ -80,7 +80,7 @@ class Topics:
             if (name := names.topic_of(queue)) is not None:
                 jobs = self._runner.unused.pop(queue)
                 self._topic(name).retained.extend(jobs)
-                self._runner.room.used += sum(job.size for job in jobs)
+                self._runner.room.add(len(jobs), sum(job.size for job in jobs))
         for topic in self._topics.values():
             self._settle(topic)
         self._expire_later()

@@ -14,14 +14,17 @@ from urllib.parse import parse_qsl
 import picows
 
 from agentos_engine import limits
+from agentos_engine.bus.bounds import Bounds
 from agentos_engine.bus.channels import Channel, Channels, Reader, Writer
 from agentos_engine.server.fragments import Fragments, MessageFault
+from agentos_engine.server.liveness import received_lately
 
 log = logging.getLogger(__name__)
 
 _TEXT = picows.WSMsgType.TEXT
 _BINARY = picows.WSMsgType.BINARY
 _CONTINUATION = picows.WSMsgType.CONTINUATION
+_PING = picows.WSMsgType.PING
 _PONG = picows.WSMsgType.PONG
 _CLOSE = picows.WSMsgType.CLOSE
 
@@ -31,6 +34,8 @@ bounded then."""
 KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES = 60, 15, 4
 """Seconds, seconds, and how many. An end that waits for the other answers no WebSocket ping, but its kernel does."""
 
+RECENT = limits.PING_INTERVAL
+"""Seconds: who sent any bytes within these is not silent."""
 _PREFIX = "/ws/channels/"
 _MAX_PARAMETERS = 32
 
@@ -40,6 +45,7 @@ def accept_channel(
     path_and_query: bytes,
     on_open: Callable[["ChannelSocket"], object],
     on_close: Callable[["ChannelSocket"], object],
+    bounds: Bounds | None = None,
 ) -> "ChannelSocket | picows.WSUpgradeResponseWithListener":
     """Answer the request for one end of a channel: its listener, or 404 or 400 for picows to send.
 
@@ -57,7 +63,7 @@ def accept_channel(
     channel = channels.find(path.rpartition(_PREFIX)[2], parameters.get("key", ""))
     if channel is None:
         return _refuse(HTTPStatus.NOT_FOUND, "Channel not found")
-    return (ReaderSocket if direction == "read" else WriterSocket)(channel, on_open, on_close)
+    return (ReaderSocket if direction == "read" else WriterSocket)(channel, on_open, on_close, bounds or Bounds())
 
 
 def _refuse(status: HTTPStatus, text: str) -> picows.WSUpgradeResponseWithListener:
@@ -74,7 +80,9 @@ class ChannelSocket(picows.WSListener):
         channel: Channel,
         on_open: Callable[["ChannelSocket"], object],
         on_close: Callable[["ChannelSocket"], object],
+        bounds: Bounds,
     ) -> None:
+        self._bounds = bounds
         self._channel = channel
         self._on_open = on_open
         self._on_close = on_close
@@ -86,6 +94,7 @@ class ChannelSocket(picows.WSListener):
         self._confirmed = 0
         """Of those, how many it had taken when it answered a ping."""
         self._unanswered = 0
+        self._write_paused = False
 
     def on_ws_connected(self, transport: picows.WSTransport) -> None:
         """Take the end, or close at once when it was taken before."""
@@ -97,6 +106,7 @@ class ChannelSocket(picows.WSListener):
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         """Give up the end."""
+        self._bounds.backlog.forget(self)
         self._on_close(self)
         self._leave()
 
@@ -108,6 +118,9 @@ class ChannelSocket(picows.WSListener):
         elif frame.msg_type == _PONG:
             with contextlib.suppress(ValueError):  # an unasked one may hold anything
                 self._confirmed = int(frame.get_payload_as_bytes())
+        elif frame.msg_type == _PING:
+            if not self._write_paused and not transport.is_close_frame_sent:
+                transport.send_pong(frame.get_payload_as_bytes())
         elif not transport.is_close_frame_sent:
             self._on_frame(frame)
 
@@ -120,12 +133,11 @@ class ChannelSocket(picows.WSListener):
         transport = self._transport
         if transport is None:
             return
-        if transport.underlying_transport.get_write_buffer_size() > limits.MAX_OUTBOUND:
-            self._cut("it floods the engine with pings")
-            return
         if self._is_busy():
             self._unanswered = 0
         elif self._unanswered >= silent_pings:
+            if received_lately(transport.underlying_transport, RECENT):
+                return  # the bytes of a large message come slowly
             self._cut("it is silent")
             return
         else:
@@ -139,6 +151,20 @@ class ChannelSocket(picows.WSListener):
         if self._transport is not None:
             self._transport.send_close(code, reason)
             self._cut_later()
+
+    def unsent(self) -> int:
+        """Bytes that wait because the peer does not read."""
+        return 0 if self._transport is None else self._transport.underlying_transport.get_write_buffer_size()
+
+    def pause_writing(self) -> None:
+        """More is waiting to be sent than the socket takes."""
+        self._write_paused = True
+        self._bounds.backlog.note(self)
+
+    def resume_writing(self) -> None:
+        """The socket has caught up."""
+        self._write_paused = False
+        self._bounds.backlog.forget(self)
 
     def abort(self) -> None:
         """Cut the connection."""
@@ -192,9 +218,10 @@ class WriterSocket(ChannelSocket):
         channel: Channel,
         on_open: Callable[[ChannelSocket], object],
         on_close: Callable[[ChannelSocket], object],
+        bounds: Bounds,
     ) -> None:
-        super().__init__(channel, on_open, on_close)
-        self._fragments = Fragments(limits.MAX_MESSAGE)
+        super().__init__(channel, on_open, on_close, bounds)
+        self._fragments = Fragments(bounds.limits.message_bytes)
 
     def _enter(self, transport: picows.WSTransport) -> bool:
         transport.underlying_transport.get_extra_info("socket").setsockopt(
@@ -281,12 +308,14 @@ class ReaderSocket(ChannelSocket):
 
     def pause_writing(self) -> None:
         """More is waiting to be sent than the socket takes."""
+        super().pause_writing()
         self.is_held_up = True
         if self._reader is not None:
             self._reader.pause()
 
     def resume_writing(self) -> None:
         """The socket has caught up."""
+        super().resume_writing()
         self.is_held_up = False
         if self._reader is not None:
             self._reader.resume()

@@ -17,16 +17,16 @@ class MessageFault(Exception):
 class Fragments:
     """Puts the fragments of one peer together. ``limit``: bytes of a message that comes in several."""
 
-    __slots__ = ("_limit", "_partial")
+    __slots__ = ("_limit", "partial")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._partial: bytearray | None = None
-        """What has come of a message."""
+        self.partial: bytearray | None = None
+        """What has come of a message; None between messages."""
 
     def take(self, frame: picows.WSFrame) -> bytes | None:
         """Take a frame with data and return the message that it completes, if it does. Raises MessageFault."""
-        partial = self._partial
+        partial = self.partial
         if frame.rsv1 or (frame.msg_type == _CONTINUATION) == (partial is None):
             raise MessageFault(picows.WSCloseCode.PROTOCOL_ERROR, "compressed, or fragments out of order")
         if partial is None:
@@ -34,12 +34,12 @@ class Fragments:
                 return frame.get_payload_as_bytes()
             partial = bytearray()
         if len(partial) + frame.payload_size > self._limit:
-            self._partial = None
+            self.partial = None
             raise MessageFault(picows.WSCloseCode.MESSAGE_TOO_BIG, f"a message has at most {self._limit} bytes")
         partial += frame.get_payload_as_memoryview()
-        self._partial = None if frame.fin else partial
+        self.partial = None if frame.fin else partial
         return bytes(partial) if frame.fin else None
 
     def drop(self) -> None:
         """Forget what has come of a message."""
-        self._partial = None
+        self.partial = None

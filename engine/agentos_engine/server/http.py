@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from agentos_engine import limits
+from agentos_engine.bus.bounds import Bounds
+from agentos_engine.observability.histogram import Histogram
 from agentos_engine.protocol.http import Request, Response
 from agentos_engine.server import http_refusals
 from agentos_engine.server.http_body import RequestBody
 from agentos_engine.server.http_connection import HttpConnection
 from agentos_engine.server.http_framing import HeadWriter
+from agentos_engine.server.listening import Listening, tcp
+from agentos_engine.server.tls import Tls, listen
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class Exchange:
     expects_continue = False
     has_place = False
     deadline = 0.0
+    began = 0.0
 
     def __init__(self, request: Request, connection: HttpConnection) -> None:
         self.request = request
@@ -96,6 +101,10 @@ class Exchange:
         """Let the answer take so many seconds from now."""
         if not self.answered:
             self._connection.allow(self, seconds)
+
+    def address(self) -> str:
+        """Return the client's IP address; empty when it is not known any more."""
+        return self._connection.address()
 
     def whole_body(self) -> RequestBody:
         """Return the body, as a stream also when it has come already."""
@@ -141,7 +150,10 @@ class HttpServer:
         max_concurrent: int = limits.MAX_HTTP_CONCURRENT,
         max_queued: int = MAX_QUEUED,
         max_buffered: int = limits.MAX_HTTP_BUFFERED,
+        bounds: Bounds | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        self._tls = tls
         self.handler = handler
         self.refusal = refusal
         self.streams = streams
@@ -153,26 +165,32 @@ class HttpServer:
         self.stream_timeout = stream_timeout
         self.max_concurrent = max_concurrent
         self.max_queued = max_queued
-        self.max_buffered = max_buffered
+        self.bounds = bounds or Bounds()
+        self.max_buffered = min(max_buffered, self.bounds.limits.http_bytes)
         self.buffered = 0
         """Bytes of all bodies that are in memory."""
         self.connections: set[HttpConnection] = set()
         self.in_progress = 0
         """Requests not yet answered, those included that wait for a place."""
         self.requests = 0
+        self.statuses: dict[int, int] = {}
+        """Answers by HTTP status; those that began and were cut off are among them."""
+        self.seconds = Histogram()
+        """From the moment at which a request was handled, or waited for a place, to the head of its answer."""
         self.draining = False
         self._taken = 0
         """Places in use. A streamed response gives its place back when it starts."""
         self._queue: dict[Exchange, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
-        self._server: asyncio.Server | None = None
+        self._server: Listening | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
     async def listen(self, host: str, port: int) -> int:
         """Start to listen and return the port. Raises OSError when that is not possible."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: HttpConnection(self, Exchange), host, port, backlog=1024)
+        create = tcp(lambda: HttpConnection(self, Exchange), secure=self._tls is not None)
+        self._server = await listen(create, host, port, self._tls, limits.HANDSHAKE_TIMEOUT)
         self._sweeper = loop.create_task(self._sweep())
         return self._server.sockets[0].getsockname()[1]
 
@@ -214,6 +232,12 @@ class HttpServer:
         else:
             exchange.respond(self.overloaded())
 
+    def answers(self, status: int, seconds: float | None = None) -> None:
+        """The head of an answer is sent; ``seconds`` after the request was there, None when it could not be read."""
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        if seconds is not None:
+            self.seconds.observe(seconds)
+
     def leave(self, exchange: Exchange) -> None:
         """A request needs its place no longer."""
         if exchange.has_place:
@@ -245,6 +269,7 @@ class HttpServer:
 
     def overloaded(self) -> Response:
         """Return the answer to a request for which there is no place."""
+        self.bounds.count("http_requests")
         return http_refusals.overloaded(self.max_concurrent)
 
     def _handle_next(self) -> None:

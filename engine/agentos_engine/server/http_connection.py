@@ -1,6 +1,7 @@
 """One client's HTTP connection: requests are parsed as they come and handled one after the other."""
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LIMITS = {413: "http_body", 431: "http_headers", 503: "http_bytes"}
+"""By the status of a refusal: the limit that it is because of."""
+CLIENT_GONE = 499
+"""Counted in the place of a status when the client went before there was an answer."""
 MIN_BODY_RATE = 1024
 """Bytes per second below which a body is stuck; one that moves faster may take as long as it takes."""
 
@@ -57,6 +62,8 @@ class HttpConnection(asyncio.Protocol):
         self._output = Output(transport, self._server.heads, self._server.headers)
         self.deadline = self._now() + self._server.read_timeout
         if len(self._server.connections) >= limits.MAX_HTTP_CONNECTIONS or self._server.draining:
+            if not self._server.draining:
+                self._server.bounds.count("http_connections")
             self._refused = True
             transport.abort()
             return
@@ -64,6 +71,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
+        self._server.bounds.backlog.forget(self)
         self._refused = True
         exchange, self._exchange = self._exchange, None
         unfinished = {each for each in (exchange, self._receiving, *self._waiting) if each is not None}
@@ -71,6 +79,8 @@ class HttpConnection(asyncio.Protocol):
         self._waiting.clear()
         self._release(self._buffered)
         if exchange is not None:
+            if not exchange.started:
+                self._server.answers(CLIENT_GONE)
             exchange.request.body = b""
             self._server.done(exchange)
             exchange.abandon(None)
@@ -92,13 +102,19 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(error.response)
         self._next()
 
+    def unsent(self) -> int:
+        """Bytes that wait because the client does not read."""
+        return self._transport.get_write_buffer_size()
+
     def pause_writing(self) -> None:
         self._output.paused = True
+        self._server.bounds.backlog.note(self)
         self._output.look()
         self.deadline = self._now() + self._server.read_timeout
 
     def resume_writing(self) -> None:
         self._output.paused = False
+        self._server.bounds.backlog.forget(self)
         exchange = self._exchange
         if exchange is None:
             self.deadline = self._now() + self._server.idle_timeout
@@ -183,6 +199,11 @@ class HttpConnection(asyncio.Protocol):
         body.end(True)
         return body
 
+    def address(self) -> str:
+        """Return the client's IP address; empty when it is not known any more."""
+        peer = self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else ""
+
     def send_continue(self, exchange: "Exchange") -> None:
         """Ask for the body of the request that is being handled."""
         body = exchange.body
@@ -219,9 +240,11 @@ class HttpConnection(asyncio.Protocol):
         while self._exchange is None and self._waiting and not self._output.paused:
             self._exchange = exchange = self._waiting.popleft()
             self.allow(exchange, self._server.request_timeout)
+            exchange.began = exchange.deadline - self._server.request_timeout
             self._server.admit(exchange)
         if self._last is not None and self._exchange is None and not self._waiting:
             response, self._last = self._last, None
+            self._server.answers(response.status)
             self._output.respond(None, response, False, False)
             self._linger()
         self._hold_reading()
@@ -238,6 +261,7 @@ class HttpConnection(asyncio.Protocol):
         """Send the whole answer to the request that is being handled."""
         if self._exchange is exchange:
             keep_alive = exchange.keep_alive and self._can_go_on(exchange)
+            self._server.answers(response.status, self._now() - exchange.began)
             self._output.respond(exchange.request, response, keep_alive, exchange.is_http_1_0)
             self._after(exchange, keep_alive)
 
@@ -246,7 +270,9 @@ class HttpConnection(asyncio.Protocol):
         if self._exchange is exchange:
             keep_alive = exchange.keep_alive and not self._server.draining
             self._server.leave(exchange)
-            self.deadline = self._now() + self._server.stream_timeout
+            now = self._now()
+            self._server.answers(response.status, now - exchange.began)
+            self.deadline = now + self._server.stream_timeout
             exchange.keep_alive = self._output.start(
                 exchange.request, response, length, keep_alive, exchange.is_http_1_0
             )
@@ -328,6 +354,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _refuse(self, response: Response) -> None:
         """Answer a request that cannot be read, in its turn; nothing after it can be read, either."""
+        if (limit := _LIMITS.get(response.status)) is not None:
+            self._server.bounds.count(limit)
         self._refused = True
         self._release(len(self._body))
         self._body = bytearray()
@@ -351,7 +379,9 @@ class HttpConnection(asyncio.Protocol):
             self._stop()
             self._lingering = True
             self.deadline = self._now() + limits.HTTP_LINGER_TIMEOUT
-            self._transport.write_eof()
+            if self._transport.can_write_eof():  # not over TLS: there both directions end together
+                with contextlib.suppress(OSError):  # the client has reset it; the next read says so
+                    self._transport.write_eof()
             self._hold_reading()
 
     def _close(self) -> None:

@@ -2,11 +2,12 @@
 
 import enum
 import time
-from email.utils import formatdate
 from http import HTTPStatus
 
 from agentos_engine.protocol.http import Response
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 
 
@@ -69,5 +70,14 @@ class HeadWriter:
         second = int(time.time())
         if second != self._second:
             self._second = second
-            self._date = f"date: {formatdate(second, usegmt=True)}\r\n"
+            self._date = f"date: {date_text(second)}\r\n"
         return self._date
+
+
+def date_text(second: int) -> str:
+    """Return a time as HTTP headers have it. The standard library's way brings all of its mail package with it."""
+    moment = time.gmtime(second)
+    return (
+        f"{_DAYS[moment.tm_wday]}, {moment.tm_mday:02} {_MONTHS[moment.tm_mon - 1]} {moment.tm_year} "
+        f"{moment.tm_hour:02}:{moment.tm_min:02}:{moment.tm_sec:02} GMT"
+    )

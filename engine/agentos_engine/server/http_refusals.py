@@ -1,5 +1,7 @@
 """The answers to requests that the server does not hand to its handler."""
 
+import math
+
 from agentos_engine import limits
 from agentos_engine.protocol.http import Response, error_response
 
@@ -20,6 +22,18 @@ def upgrade_with_body() -> Response:
     """Where such a request would end is not clear."""
     message = "a request with a body cannot be upgraded; leave out the Upgrade header"
     return error_response(400, "BAD_REQUEST", message)
+
+
+def unauthorized(why: str, with_token: bool) -> Response:
+    """The request brings no right API key; ``with_token``: or no right JWT, which is another challenge."""
+    challenge = 'Bearer realm="agentos", error="invalid_token"' if with_token else 'Bearer realm="agentos"'
+    return error_response(401, "UNAUTHORIZED", why, {"www-authenticate": challenge})
+
+
+def too_many_failures(seconds: float) -> Response:
+    """The same, from an address from which too many such requests came."""
+    message = "too many requests without a right key or token came from this address; try again later"
+    return error_response(429, "TOO_MANY_FAILURES", message, {"retry-after": str(math.ceil(seconds))})
 
 
 def too_slow() -> Response:

@@ -6,14 +6,18 @@ import logging
 import re
 import urllib.parse
 from dataclasses import dataclass
+from functools import partial
 
 import picows
 
 from agentos_engine import limits
+from agentos_engine.bus.backlog import Backlog
 from agentos_engine.clock import Clock
 from agentos_engine.observability.trace_context import Trace
 from agentos_engine.server.fragments import Fragments, MessageFault
+from agentos_engine.server.listening import Listening
 from agentos_engine.server.stream_client import Client, Feed, Host
+from agentos_engine.server.tls import Tls, listen
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +55,14 @@ class Handshake:
 class StreamServer:
     """The listening port. ``host`` decides what is served, ``feed`` is where its events are published."""
 
-    def __init__(self, host: Host, feed: Feed, clock: Clock) -> None:
+    def __init__(self, host: Host, feed: Feed, clock: Clock, tls: Tls | None = None) -> None:
         self._host = host
+        self._tls = tls
         self._feed = feed
         self._clock = clock
         self._sockets: set[_Socket] = set()
         self._clients: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._server: Listening | None = None
         self._pinger: asyncio.Task[None] | None = None
         self._gone: asyncio.Event | None = None
         self._unflushed: list[_Socket] = []
@@ -68,10 +73,9 @@ class StreamServer:
 
     async def listen(self, host: str, port: int) -> int:
         """Start to listen and return the port. Raises OSError when that is not possible."""
-        self._server = await picows.ws_create_server(
+        create = partial(
+            picows.ws_create_server,
             self._accept,
-            host,
-            port,
             disconnect_on_exception=False,
             websocket_handshake_timeout=limits.HANDSHAKE_TIMEOUT,
             enable_auto_pong=False,  # a client that sends pings and reads nothing must not fill the memory
@@ -79,6 +83,7 @@ class StreamServer:
             read_buffer_init_size=2048,
             backlog=1024,
         )
+        self._server = await listen(create, host, port, self._tls, limits.HANDSHAKE_TIMEOUT)
         self._pinger = asyncio.get_running_loop().create_task(self._ping())
         return self._server.sockets[0].getsockname()[1]
 
@@ -122,6 +127,7 @@ class StreamServer:
 
     def connected(self, socket: "_Socket", handshake: Handshake) -> Client:
         """A socket is there; return who is to get what comes from it."""
+        socket.backlog = self._feed.bounds.backlog
         client = Client(socket, self._host, self._feed, handshake)
         self._sockets.add(socket)
         task = asyncio.get_running_loop().create_task(self._serve(client, socket))
@@ -145,6 +151,7 @@ class StreamServer:
     def _accept(self, request: picows.WSUpgradeRequest) -> "picows.WSListener | picows.WSUpgradeResponseWithListener":
         """Any path will do: the documentation of iii has clients come by ``/stream/NAME/GROUP``, others come by ``/``."""
         if self._server is None or len(self._sockets) >= MAX_CLIENTS:
+            self._feed.bounds.count("stream_clients")
             response = picows.WSUpgradeResponse.create_error_response(503, b"too many clients; try again later\n")
             return picows.WSUpgradeResponseWithListener(response, None)
         # Browsers give up unless one of the subprotocols that they offer is taken; some carry a token in the second.
@@ -164,6 +171,7 @@ class _Socket(picows.WSListener):
     """One WebSocket."""
 
     def __init__(self, server: StreamServer) -> None:
+        self.backlog: Backlog | None = None
         self._server = server
         self._transport: picows.WSTransport | None = None
         self._client: Client | None = None
@@ -189,6 +197,8 @@ class _Socket(picows.WSListener):
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         """Tell the client's side that it is over."""
         self._fragments.drop()
+        if self.backlog is not None:
+            self.backlog.forget(self)
         self._server.disconnected(self)
         self._end()
 
@@ -228,6 +238,8 @@ class _Socket(picows.WSListener):
         """More is waiting to be sent than the socket takes."""
         self._write_paused = True
         self._unsent = _FOREVER
+        if self.backlog is not None:
+            self.backlog.note(self)
         if self._client is not None:
             self._client.block()
 
@@ -235,8 +247,14 @@ class _Socket(picows.WSListener):
         """The socket has caught up."""
         self._write_paused = False
         self._stuck = 0
+        if self.backlog is not None:
+            self.backlog.forget(self)
         if self._client is not None:
             self._client.unblock()
+
+    def unsent(self) -> int:
+        """Bytes that wait because the client does not read."""
+        return 0 if self._transport is None else self._transport.underlying_transport.get_write_buffer_size()
 
     # From the client's side
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from agentos_engine.bus.bounds import Bounds
 from agentos_engine.bus.errors import BusError
 from agentos_engine.clock import Clock, Handle
 from agentos_engine.observability.trace_context import Trace
@@ -55,14 +56,20 @@ class Wire(Protocol):
         """Close with the code for somebody who is not let in."""
         ...
 
+    def abort(self) -> None:
+        """Cut the connection."""
+
 
 class Host(Protocol):
     """What the port serves, and who decides."""
 
     clock: Clock
 
-    async def authenticate(self, handshake: "Handshake") -> bytes:
-        """Return the context of a client that connects, as raw JSON. Raises BusError when it is not let in."""
+    async def authenticate(self, handshake: "Handshake", wire: Wire) -> bytes:
+        """Return the context of a client that connects, as raw JSON. Raises BusError when it is not let in.
+
+        ``wire`` is to be cut when it may no longer be connected.
+        """
         ...
 
     async def join(self, subscription: Subscription, context: bytes, trace: Trace) -> bool:
@@ -102,7 +109,8 @@ class Topic:
 class Feed:
     """All that is subscribed to."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self.bounds = bounds or Bounds()
         self._topics: dict[tuple[str, str], Topic] = {}
 
     def wants(self, stream_name: str, group_id: str) -> bool:
@@ -209,7 +217,7 @@ class Client:
         self._blocked = False
         while self._waiting and not self._blocked:
             _, waiting = self._waiting.popleft()
-            self._waiting_bytes -= len(waiting.frame)
+            self._count_waiting(-len(waiting.frame))
             self._wire.write(waiting.frame)
         self._wake.set()
 
@@ -240,12 +248,21 @@ class Client:
             self._wire.write(published.frame)
             return
         self._waiting.append((seat, published))
-        self._waiting_bytes += len(published.frame)
-        while len(self._waiting) > MAX_WAITING or (self._waiting_bytes > MAX_WAITING_BYTES and len(self._waiting) > 1):
+        self._count_waiting(len(published.frame))
+        backlog = self._feed.bounds.backlog
+        while self._waiting and (
+            len(self._waiting) > MAX_WAITING
+            or (self._waiting_bytes > min(MAX_WAITING_BYTES, backlog.free) and len(self._waiting) > 1)
+            or not backlog.free
+        ):
             lost_by, dropped = self._waiting.popleft()
-            self._waiting_bytes -= len(dropped.frame)
+            self._count_waiting(-len(dropped.frame))
             if lost_by is not None:
                 self._missed(lost_by, dropped)
+
+    def _count_waiting(self, size: int) -> None:
+        self._waiting_bytes += size
+        self._feed.bounds.backlog.keep(size)
 
     def _missed(self, seat: Seat, dropped: Event) -> None:
         if dropped.change:
@@ -270,10 +287,12 @@ class Client:
                 handle.cancel()
             for subscription_id in list(self._subscriptions):
                 self._leave(subscription_id)
+            self._waiting.clear()
+            self._count_waiting(-self._waiting_bytes)
 
     async def _admit(self) -> bool:
         try:
-            self._context = await self._host.authenticate(self._handshake)
+            self._context = await self._host.authenticate(self._handshake, self._wire)
         except BusError as error:
             log.warning(
                 "stream client refused: %s: %s",
@@ -307,6 +326,7 @@ class Client:
     async def _join(self, subscription: Subscription) -> None:
         self._leave(subscription.subscription_id)
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            self._feed.bounds.count("stream_subscriptions")
             self._tell("limit_exceeded", f"a client has at most {MAX_SUBSCRIPTIONS} subscriptions; leave some first")
             return
         if not await self._host.join(subscription, self._context, self._handshake.trace):

@@ -4,21 +4,27 @@ Imported only when there is a data folder: SQLite takes memory.
 """
 
 import asyncio
+import contextlib
+import logging
 import os
 import sqlite3
 from pathlib import Path
 from typing import Self
 
 from agentos_engine.config import SettingsError
-from agentos_engine.storage import sqlite_queues, sqlite_values
+from agentos_engine.storage import records, sqlite_queues, sqlite_records, sqlite_values
+from agentos_engine.storage.restored import DATABASE, put_in_place, remove_unfinished, sync_folder
 from agentos_engine.storage.sqlite_queues import SqliteQueueStore
+from agentos_engine.storage.sqlite_records import SqliteRecords
 from agentos_engine.storage.sqlite_threads import Lane, Writer, explain
 from agentos_engine.storage.sqlite_values import SqliteValues
 
-FILE = "engine.db"
+log = logging.getLogger(__name__)
+
+FILE = DATABASE
 APPLICATION_ID = 0x41674F53
 """``AgOS``: tells the engine's databases from those of others."""
-MIGRATIONS = (f"{sqlite_values.SCHEMA}; {sqlite_queues.SCHEMA}",)
+MIGRATIONS = (f"{sqlite_values.SCHEMA}; {sqlite_queues.SCHEMA}", sqlite_records.SCHEMA)
 """Statements that bring a database from one schema version to the next; those of version 0 make it."""
 OLDEST_SQLITE = (3, 37, 0)
 
@@ -34,13 +40,21 @@ MAX_CHECKED_BYTES = 64 << 20
 
 
 class SqliteStorage:
-    """The stores of one data folder. ``values`` and ``queues`` may be used until :meth:`close`."""
+    """The stores of one data folder; they may be used until :meth:`close`."""
 
     def __init__(self, writing: sqlite3.Connection, reading: sqlite3.Connection, path: Path) -> None:
         self._writer = Writer(writing, path)
         self._reader = Lane(reading, path, "storage-reader")
         self.values = SqliteValues(self._writer, self._reader)
         self.queues = SqliteQueueStore(self._writer, self._reader)
+        self.grants = self._records(records.GRANTS)
+        self.sleeping = self._records(records.SLEEPING)
+        self.cron = self._records(records.CRON)
+
+    @property
+    def writer(self) -> Writer:
+        """What writes, and counts what it does."""
+        return self._writer
 
     @classmethod
     async def open(cls, data_dir: Path) -> Self:
@@ -50,6 +64,9 @@ class SqliteStorage:
         """
         path = data_dir / FILE
         return cls(*await asyncio.to_thread(_open, path), path)
+
+    def _records(self, kind: str) -> SqliteRecords:
+        return SqliteRecords(self._writer, self._reader, kind)
 
     async def close(self) -> None:
         """Carry out all that was asked for and tidy up; safe to call twice."""
@@ -63,7 +80,10 @@ def _open(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
         raise SettingsError(f"--data-dir needs SQLite {oldest} or newer; this Python has {sqlite3.sqlite_version}")
     connections: list[sqlite3.Connection] = []
     try:
+        remove_unfinished(path.parent)
+        put_in_place(path.parent)
         _make_file(path)
+        _renew_log(path)
         connections.append(writing := _connect(path))
         _prepare(writing, path)
         connections.append(reading := _connect(path))
@@ -83,19 +103,38 @@ def _open(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
 
 def _make_file(path: Path) -> None:
     """Make an empty file that only this user may read; SQLite gives its other files the same mode."""
-    log = path.with_name(f"{FILE}-wal")
-    if not (path.exists() and path.stat().st_size) and log.exists() and log.stat().st_size:
+    wal = path.with_name(f"{FILE}-wal")
+    if not (path.exists() and path.stat().st_size) and wal.exists() and wal.stat().st_size:
         raise SettingsError(
-            f"{path} is missing or empty, but its log {log.name} is there: restore both from a backup, "
-            f"or remove {log.name} to start without any data"
+            f"{path} is missing or empty, but its log {wal.name} is there: restore both from a backup, "
+            f"or remove {wal.name} to start without any data"
         )
+    if not path.exists():
+        log.info("no database is there, a new one is made: %s", path)
     path.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # else a power failure could take the whole file
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)  # else a power failure could take the whole file
+    with contextlib.suppress(OSError):
+        sync_folder(path.parent.parent)  # or the folder, which may be new; the one above may be closed to us
+
+
+def _renew_log(path: Path) -> None:
+    """Write anew, and sync, what the log of an engine that did not end well holds.
+
+    When a sync has failed, Linux counts what was not written as written: the file shows it, but the disk may not have
+    it, and no later sync brings it there. The engine that got the error has acknowledged none of it. But this one would
+    find it in the log, take it for committed and write behind it; a power failure then would cut off the log before
+    what is acknowledged from now on.
+    """
+    log = path.with_name(f"{FILE}-wal")
+    if not log.exists():
+        return
+    with log.open("r+b") as file:
+        while data := file.read(1 << 20):
+            file.seek(-len(data), os.SEEK_CUR)
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -113,7 +152,7 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     database.execute(f"PRAGMA journal_size_limit = {KEPT_LOG_BYTES}")
     database.execute("BEGIN IMMEDIATE")
-    version = _version(database, path)
+    version = check_version(database, path)
     if path.stat().st_size <= MAX_CHECKED_BYTES:
         _check(database, path)
     for statements in MIGRATIONS[version:]:
@@ -129,7 +168,7 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         raise SettingsError(f"{path}: the file system does not support shared memory; use a local disk for --data-dir")
 
 
-def _version(database: sqlite3.Connection, path: Path) -> int:
+def check_version(database: sqlite3.Connection, path: Path) -> int:
     """Return the version of the schema; 0 for a new database. Raises SettingsError when it cannot be used."""
     ((application,),) = database.execute("PRAGMA application_id").fetchall()
     ((version,),) = database.execute("PRAGMA user_version").fetchall()

@@ -8,14 +8,18 @@ transaction, and one fsync.
 import asyncio
 import contextlib
 import logging
+import os
+import shutil
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from agentos_engine.observability.histogram import SIZES, Histogram
 from agentos_engine.storage.values import StorageError
 
 log = logging.getLogger(__name__)
@@ -26,6 +30,11 @@ MAX_GROUP_BYTES = 16 << 20
 """Bytes to write after which a transaction takes no more, so that its callers do not wait for too long."""
 MAX_UNWRITTEN_BYTES = 256 << 20
 """Bytes that wait to be written; beyond that new values and jobs are refused until the disk has caught up."""
+SPARED_BYTES = 32 << 20
+"""Room on the disk that new values and jobs leave to what adds nothing, so that a full store can be emptied, and jobs
+end. SQLite needs some for each change, a deletion too."""
+SPARED_PART = 16
+"""On a small disk, one part in so many."""
 PIECE_BYTES = 1000
 """Counted for each write in addition to what it stores."""
 
@@ -66,6 +75,8 @@ class Lane:
         self._busy = False
         """Whether the thread has a batch, or the loop is about to give it one."""
         self._closing = False
+        self._damaged = False
+        """Whether damage was met, and told."""
         self._ended = self._loop.create_future()
         # A daemon: when the loop was given up without an orderly end, the thread must not keep the process alive.
         threading.Thread(target=self._main, name=name, daemon=True).start()
@@ -122,7 +133,11 @@ class Lane:
             if work.error is None:
                 work.future.set_result(work.result)
             else:
-                work.future.set_exception(_presentable(work.error, self._path))
+                shown = _presentable(work.error, self._path)
+                if not self._damaged and _is_damage(work.error):
+                    self._damaged = True
+                    log.error("damage was met: %s", shown)
+                work.future.set_exception(shown)
 
     def _main(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -160,8 +175,33 @@ class Writer(Lane):
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         super().__init__(connection, path, "storage-writer")
+        self.groups = Histogram(SIZES)
+        """Writes in each transaction that was committed; as the next two, counted by the thread."""
+        self.seconds = Histogram()
+        """How long these transactions took, the fsync included."""
+        self.failures = 0
+        """Writes that failed because their transaction did."""
         self._unwritten = 0
         self._failing = False
+        self._short = False
+        """Whether there is too little room on the disk, as far as that was told."""
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that wait to be written."""
+        return self._unwritten
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the database and of its write-ahead log; 0 for what is not there."""
+        database, log_file = self._path, self._path.with_name(f"{self._path.name}-wal")
+        return _size(database), _size(log_file)
+
+    def free_bytes(self) -> int:
+        """Bytes that the disk still takes; 0 when the system does not tell."""
+        try:
+            return shutil.disk_usage(self._path.parent).free
+        except OSError:
+            return 0
 
     async def write(
         self,
@@ -194,6 +234,10 @@ class Writer(Lane):
 
     def _carry_out(self, batch: Sequence[Work]) -> None:
         self._roll_back()  # should that have failed the last time
+        began = time.perf_counter()
+        batch = self._admitted(batch)
+        if not batch:
+            return
         try:
             # First without a savepoint around each write, which would be two statements more for everyone.
             if not self._attempt(batch, apart=False):
@@ -202,13 +246,37 @@ class Writer(Lane):
             self._roll_back()
             for work in batch:
                 work.error = error
+            self.failures += len(batch)
             if not self._failing:  # told once, not for each group while it lasts
                 self._failing = True
                 log.error("writes fail: %s", _presentable(error, self._path))
         else:
+            self.groups.observe(len(batch))
+            self.seconds.observe(time.perf_counter() - began)
             if self._failing:
                 self._failing = False
                 log.info("writes succeed again")
+
+    def _admitted(self, batch: Sequence[Work]) -> Sequence[Work]:
+        """Refuse what adds to the store when the disk is nearly full; return the others."""
+        try:
+            disk = os.statvfs(self._path.parent)
+        except OSError:
+            return batch
+        room, spared = disk.f_bavail, min(SPARED_BYTES // disk.f_frsize, disk.f_blocks // SPARED_PART)
+        if room >= spared:
+            if self._short:
+                self._short = False
+                log.info("there is room on the disk again: new values and jobs are stored")
+            return batch
+        if not self._short:
+            self._short = True
+            log.error("new values and jobs are refused: %s", _full(self._path).message)
+        for work in batch:
+            if work.size:
+                work.error = _full(self._path)
+                self.failures += 1
+        return [work for work in batch if not work.size]
 
     def _attempt(self, batch: Sequence[Work], *, apart: bool) -> bool:
         """Carry out all writes in a transaction. Returns False, with nothing done, when one failed in its midst.
@@ -254,6 +322,13 @@ class Writer(Lane):
             super()._end()
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 def _presentable(error: Exception, path: Path) -> Exception:
     if isinstance(error, sqlite3.Error):
         return explain(error, path)
@@ -267,14 +342,24 @@ def explain(error: sqlite3.Error, path: Path) -> StorageError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     reason = f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
     if code == sqlite3.SQLITE_FULL:
-        return StorageError(
-            "storage_full", f"The disk of {path} is full: nothing was stored; free space on it, then try again."
-        )
+        return _full(path)
     return StorageError("storage_failed", f"{path}: {reason}; {_REMEDIES.get(code, 'see the log of the engine')}.")
 
 
+def _is_damage(error: Exception) -> bool:
+    damage = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in damage
+
+
+def _full(path: Path) -> StorageError:
+    return StorageError(
+        "storage_full",
+        f"The disk of {path} is full: nothing was stored; free space on it, or delete values, then try again.",
+    )
+
+
 _REMEDIES = {
-    sqlite3.SQLITE_IOERR: "the disk failed: look at the system's log, and replace the disk if need be",
+    sqlite3.SQLITE_IOERR: "the disk failed, or a quota is used up: look at the system's log",
     sqlite3.SQLITE_READONLY: "make the file and its folder writable for the engine",
     sqlite3.SQLITE_PERM: "make the file and its folder writable for the engine",
     sqlite3.SQLITE_CANTOPEN: "make the file and its folder readable and writable for the engine",

@@ -5,10 +5,12 @@ together; ``engine::workers-available`` gets ``{"event": "worker_connected" | "w
 "worker_metadata_updated", "worker_id"}`` at once.
 """
 
-from agentos_engine.builtins.listing_entries import function_entry
+from agentos_engine.builtins.listing_entries import Line, function_entry, lines_of
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import Connection
+from agentos_engine.bus.registry import Registration
 from agentos_engine.protocol import frames
+from agentos_engine.slices import AT_ONCE, Work, at_once, in_slices
 from agentos_engine.triggers.firing import Firing
 from agentos_engine.triggers.registry import Bindings
 
@@ -17,6 +19,8 @@ WORKERS = "engine::workers-available"
 
 GATHERING = 0.5
 """Seconds for which changes of functions are gathered: a worker that starts registers many one by one."""
+RATE = 8 << 20
+"""Bytes per second that are told at most."""
 
 
 class Availability:
@@ -27,7 +31,9 @@ class Availability:
         self._firing = Firing(bus)
         self._functions = Bindings()
         self._workers = Bindings()
-        self._known: frozenset[tuple[str, str]] = frozenset()
+        self._known: set[tuple[str, str]] = set()
+        self._looked_at = -1
+        """The registry's revision at the last look."""
         self._names: dict[str, tuple[object, ...]] = {}
         """What each connection has told about itself, as last told to others."""
         self._scheduled = False
@@ -48,9 +54,8 @@ class Availability:
                 self._tell("worker_connected", connection)
             elif former != facts:
                 self._tell("worker_metadata_updated", connection)
-        if not self._scheduled and self._functions:
-            self._scheduled = True
-            self._bus.clock.machine.call_later(GATHERING, self._look)
+        if self._functions:
+            self._schedule()
 
     def _tell(self, event: str, connection: Connection) -> None:
         if self._workers:
@@ -59,13 +64,48 @@ class Availability:
                 self._firing.start(binding, payload)
 
     def _look(self) -> None:
+        if len(self._bus.registry) <= AT_ONCE:
+            self._again(at_once(self._announce()))
+        else:
+            self._bus.spawn(self._look_long())
+
+    async def _look_long(self) -> None:
+        told = 0
+        try:
+            told = await in_slices(self._announce())
+        finally:
+            self._again(told)
+
+    def _again(self, told: int) -> None:
+        """Look again later, if anything changed meanwhile: the later, the more there was to tell."""
         self._scheduled = False
-        functions = [each for each in self._bus.registry if not each.internal]
-        known = frozenset((each.connection.namespace, each.function_id) for each in functions)
+        if not self._functions:
+            self._known = set()
+        elif self._looked_at != self._bus.registry.revision:
+            self._schedule(told / RATE)
+
+    def _schedule(self, more: float = 0.0) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._bus.clock.machine.call_later(GATHERING + more, self._look)
+
+    def _announce(self) -> Work[int]:
+        """Tell of all functions, unless they are the same as before; returns how many bytes that took."""
+        self._looked_at = self._bus.registry.revision
+        known: set[tuple[str, str]] = set()
+
+        def line(each: Registration) -> Line | None:
+            if each.internal:
+                return None
+            known.add((each.connection.namespace, each.function_id))
+            return "", function_entry(each)
+
+        lines = yield from lines_of(list(self._bus.registry), line)
         if known == self._known:
-            return
+            return 0
         self._known = known
-        entries = [function_entry(each) for each in functions]
-        payload = frames.text({"event": "functions_changed", "functions": entries})
-        for binding in self._functions:
+        payload = b'{"event":"functions_changed","functions":[%b]}' % b",".join([each[1] for each in lines])
+        bindings = list(self._functions)
+        for binding in bindings:
             self._firing.start(binding, payload)
+        return len(payload) * len(bindings)

@@ -8,7 +8,6 @@ receiver that keeps the newest entry per ``worker_id`` is right. Connections tha
 
 from datetime import UTC, datetime
 
-from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import ANONYMOUS, Connection
 from agentos_engine.bus.errors import BusError
@@ -18,9 +17,12 @@ from agentos_engine.triggers.registry import Binding
 
 TYPE = "engine::connections"
 
-MAX_AT_ONCE = 1 << 20
-"""Bytes of one message; and of one turn, after which the next one waits for SLOW seconds."""
+FULL = 512 << 10
+"""Bytes after which a message is full: some 10 ms of work. What is left comes in the next one."""
+RATE = 8 << 20
+"""Bytes per second that are told at most: what changes again and again, with much to tell, is told less often."""
 SLOW = 0.25
+"""Seconds until it is looked again whether a receiver has read what it has."""
 COALESCE = 0.01
 """Seconds for which changes are gathered: a worker that starts registers many functions one by one."""
 
@@ -30,9 +32,8 @@ class ConnectionsTrigger:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._told: dict[Binding, bool] = {}
-        """Whether a binding has had its snapshot."""
-        self._changed: dict[str, Connection] = {}
+        self._owed: dict[Binding, dict[str, Connection] | None] = {}
+        """The connections that a binding is yet to be told of, by id; None before its snapshot."""
         self._scheduled = False
         bus.triggers.serve(TYPE, self, "A worker came, went, or changed: for the operator.", shared=False)
         bus.watchers.append(self._on_change)
@@ -42,16 +43,18 @@ class ConnectionsTrigger:
         peer = binding.maker
         if peer is not ANONYMOUS and peer.role != "operator":
             raise BusError("FORBIDDEN", f"{TYPE} is for the operator; a {peer.role} may not bind to it")
-        self._told[binding] = False
+        self._owed[binding] = None
         self._schedule()
 
     def unbind(self, binding: Binding) -> None:
         """Stop telling a function."""
-        self._told.pop(binding, None)
+        self._owed.pop(binding, None)
 
     def _on_change(self, connection: Connection) -> None:
-        if self._told:
-            self._changed[connection.id] = connection
+        for owed in self._owed.values():
+            if owed is not None:
+                owed[connection.id] = connection
+        if self._owed:
             self._schedule()
 
     def _schedule(self, seconds: float = COALESCE) -> None:
@@ -61,45 +64,40 @@ class ConnectionsTrigger:
 
     def _flush(self) -> None:
         self._scheduled = False
-        targets = {binding: self._target(binding) for binding in self._told}
-        for target in targets.values():
-            if target is not None and target.connection.link.unsent() > limits.MAX_UNSENT:
-                self._schedule(SLOW)  # changes are gathered until it has read what it has
-                return
-        changed, self._changed = self._changed, {}
-        sent = 0
-        for binding, target in targets.items():
+        sent, pause = 0, 0.0
+        for binding, owed in list(self._owed.items()):
+            target = self._target(binding)
             if target is None:
                 # Not registered yet, or not any more. When it comes back, that is a change, and it gets a snapshot.
-                self._told[binding] = False
+                self._owed[binding] = None
                 continue
-            snapshot = not self._told[binding]
-            connections = self._bus.connections if snapshot else changed
-            sent += self._tell(binding, target, snapshot, list(connections.values()))
-            self._told[binding] = True
-        if sent > MAX_AT_ONCE:
-            self._schedule(SLOW)  # what changes again and again, with much to tell, is told less often
+            if target.connection.link.is_full():
+                pause = SLOW  # changes are gathered until it has read what it has
+                continue
+            snapshot = owed is None
+            if owed is None:
+                owed = self._owed[binding] = dict(self._bus.connections)
+            sent += self._tell(binding, target, snapshot, owed)
+            if owed:
+                pause = max(pause, COALESCE)
+        pause = max(pause, sent / RATE)
+        if pause >= COALESCE:
+            self._schedule(pause)
 
-    def _tell(self, binding: Binding, target: Registration, snapshot: bool, connections: list[Connection]) -> int:
-        """Send entries, in several messages when they are large; returns the bytes."""
-        parts: list[list[bytes]] = [[]]
-        size = sent = 0
-        for connection in connections:
-            part = frames.text(entry(connection))
-            if size + len(part) > MAX_AT_ONCE and parts[-1]:
-                parts.append([])
-                size = 0
-            parts[-1].append(part)
+    def _tell(self, binding: Binding, target: Registration, snapshot: bool, owed: dict[str, Connection]) -> int:
+        """Send one message with as many of the entries that are owed as fit; returns the bytes."""
+        parts: list[bytes] = []
+        size = 0
+        while owed and size < FULL:
+            part = frames.text(entry(owed.pop(next(iter(owed)))))
+            parts.append(part)
             size += len(part)
-        for part in parts:
-            if part or snapshot:
-                flag = b"true" if snapshot else b"false"
-                payload = b'{"snapshot":%s,"connections":[%s]}' % (flag, b",".join(part))
-                frame = frames.invoke(target.local_id, payload, metadata=binding.metadata)
-                target.connection.send(frame)
-                sent += len(frame)
-            snapshot = False
-        return sent
+        if not parts and not snapshot:
+            return 0
+        payload = b'{"snapshot":%s,"connections":[%s]}' % (b"true" if snapshot else b"false", b",".join(parts))
+        frame = frames.invoke(target.local_id, payload, metadata=binding.metadata)
+        target.connection.send(frame)
+        return len(frame)
 
     def _target(self, binding: Binding) -> Registration | None:
         own = binding.connection
@@ -121,5 +119,6 @@ def entry(connection: Connection) -> dict[str, object]:
         "pod_uid": peer.pod_uid,
         "role": peer.role,
         "functions": sorted(connection.registrations),
+        "waiting": sorted(connection.waiting),
         "since": datetime.fromtimestamp(connection.since, UTC).isoformat(timespec="milliseconds"),
     }

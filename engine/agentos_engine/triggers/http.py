@@ -1,7 +1,7 @@
 """Trigger type ``http``: the REST port, with routes to functions."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -9,21 +9,26 @@ import msgspec
 from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.channels import Channels
+from agentos_engine.bus.connection import Peer
 from agentos_engine.bus.errors import BusError
 from agentos_engine.config import port_taken
 from agentos_engine.config_file import options
+from agentos_engine.http_auth.gate import HttpAuth, KeysPending
 from agentos_engine.protocol.http import Response, error_response
+from agentos_engine.server import http_refusals
 from agentos_engine.server.http import Exchange, HttpServer
+from agentos_engine.server.tls import Tls
 from agentos_engine.triggers.cors import Cors
 from agentos_engine.triggers.http_call import RouteCall
-from agentos_engine.triggers.registry import Binding
-from agentos_engine.triggers.routes import Path, PathError, RouteTree, request_segments
+from agentos_engine.triggers.registry import Binding, leave
+from agentos_engine.triggers.routes import METHODS, Path, PathError, RouteTree, request_segments
 
 log = logging.getLogger(__name__)
 
 TYPE = "http"
 DESCRIPTION = "Calls the function for each HTTP request to a path and method."
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+TOO_MANY = 429
+"""With this status a connection ends: a client that guesses pays for a new one each time."""
 MAX_MIDDLEWARE = 32
 """Functions that one route may ask first."""
 
@@ -44,26 +49,46 @@ class Owner:
     method: str
     middleware: tuple[str, ...]
 
+    @property
+    def maker(self) -> Peer:
+        """Whose it is."""
+        return self.binding.maker
+
+    def conflict(self, other: "Owner") -> str | None:
+        """Why another binding cannot serve the route as long as this one does; None when it can."""
+        if self.path.names != other.path.names:
+            return "the same path with other parameter names"
+        if not self.maker.shares_with(other.maker):
+            return f"Worker {self.maker.subject} serves it"
+        return None
+
 
 @dataclass(slots=True)
 class _Route:
     """All bindings to one method and shape of path, oldest first, so that a rolling update never leaves it empty.
 
-    The oldest decides the names of the parameters. Those with other names are told that they conflict, and serve as
-    soon as the ones before them are gone.
+    The oldest decides the names of the parameters, and which worker has the route. Those that do not fit are told that
+    they conflict, and serve as soon as the ones before them are gone.
     """
 
-    owners: list[Owner] = field(default_factory=list)
+    owners: dict[Owner, None] = field(default_factory=dict)
 
-    def serving(self) -> list[Owner]:
-        return [each for each in self.owners if each.path.names == self.owners[0].path.names]
+    @property
+    def first(self) -> Owner:
+        return next(iter(self.owners))
+
+    def serving(self) -> Iterator[Owner]:
+        """Those that serve, the newest first: of the oldest's worker."""
+        first = self.first
+        return (each for each in reversed(self.owners) if first.conflict(each) is None)
 
 
 class Http:
     """Serves the type on a port of its own.
 
     ``default_timeout``: milliseconds for a function to answer. ``concurrency_request_limit``: requests handled at one
-    time; more wait. ``cors``: None is any origin. ``middleware`` is asked before every route.
+    time; more wait. ``cors``: None is any origin. ``middleware`` is asked before every route. ``auth`` decides who may
+    call what; None: everybody everything. Preflights of browsers pass in any case, and reach no function.
     """
 
     def __init__(
@@ -77,7 +102,10 @@ class Http:
         concurrency_request_limit: int = limits.MAX_HTTP_CONCURRENT,
         cors: options.Cors | None = None,
         middleware: Sequence[options.Middleware] = (),
+        auth: HttpAuth | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        self.auth = auth
         self.bus = bus
         self.channels = channels
         self.host = host
@@ -96,6 +124,8 @@ class Http:
             headers=self.cors.headers,
             request_timeout=default_timeout / 1000,
             max_concurrent=concurrency_request_limit,
+            bounds=bus.bounds,
+            tls=tls,
         )
 
     async def start(self) -> None:
@@ -115,6 +145,11 @@ class Http:
             await self.server.close()
             self.bus.triggers.unserve(TYPE)
 
+    @property
+    def routes(self) -> int:
+        """How many bindings serve a route."""
+        return len(self._bound)
+
     # Bindings
 
     def bind(self, binding: Binding) -> None:
@@ -124,15 +159,14 @@ class Http:
         if route is None:
             route = _Route()
             self._routes.put(owner.path, owner.method, route)
-        route.owners.append(owner)
+        route.owners[owner] = None
         self._bound[binding] = owner
-        first = route.owners[0].path
-        if first.names != owner.path.names:
+        problem = route.first.conflict(owner)
+        if problem is not None:
             raise BusError(
                 "trigger_registration_failed",
                 f"Route '{owner.method} {owner.path.text}' conflicts with already-registered route "
-                f"'{owner.method} {first.text}': the same path with other parameter names; it is served when the "
-                "other one is gone",
+                f"'{owner.method} {route.first.path.text}': {problem}; it is served when the other one is gone",
             )
 
     def unbind(self, binding: Binding) -> None:
@@ -142,24 +176,31 @@ class Http:
             return
         route = self._routes.get(owner.path, owner.method)
         if route is not None:
-            route.owners.remove(owner)
+            leave(route.owners, owner)
             if not route.owners:
                 self._routes.remove(owner.path, owner.method)
-                return
-            for each in route.serving():
-                each.binding.refused = False  # the one that it conflicted with may have gone
+            elif route.first.conflict(owner) is not None:
+                for each in route.serving():
+                    each.binding.refused = False  # the last one that they conflicted with may have gone
 
     # Requests
 
     def handle(self, exchange: Exchange) -> None:
         """Answer a request, at once or when the function has answered."""
+        self._handle(exchange, may_wait=True)
+
+    def _handle(self, exchange: Exchange, may_wait: bool) -> None:
         preflight = self.cors.preflight(exchange.request)
         if preflight is not None:
             exchange.respond(preflight)
             return
         found = exchange.found
         if found is None or not found[1].owners:
-            found = self._find(exchange)
+            try:
+                found = self._find(exchange, may_wait)
+            except KeysPending:
+                self._handle_later(exchange)
+                return
         if isinstance(found, Response):
             exchange.respond(found)
         else:
@@ -170,25 +211,66 @@ class Http:
         """Return the response to a request that no function gets, whatever its body is; None for all others."""
         if self.cors.preflight(exchange.request) is not None:
             return None
-        found = self._find(exchange)
+        try:
+            found = self._find(exchange, may_wait=True)
+        except KeysPending:
+            return None  # decided when it is handled
         if isinstance(found, Response):
             return found
         exchange.found = found
         return None
 
-    def _find(self, exchange: Exchange) -> Response | tuple[str, _Route, list[str]]:
-        """Return method, route and values of the parameters for a request, or the response that there is no route."""
+    def _handle_later(self, exchange: Exchange) -> None:
+        """Handle a request once the keys of its token's issuer were asked for."""
+
+        async def wait(auth: HttpAuth) -> None:
+            await auth.settled()
+            exchange.on_abandoned = None
+            if not exchange.answered:
+                try:
+                    self._handle(exchange, may_wait=False)
+                except Exception:
+                    exchange.abandon(http_refusals.broken())
+                    raise
+
+        if self.auth is not None:
+            task = self.bus.spawn(wait(self.auth))
+
+            def stop() -> None:
+                task.cancel()
+
+            exchange.on_abandoned = stop
+
+    def _find(self, exchange: Exchange, may_wait: bool) -> Response | tuple[str, _Route, list[str]]:
+        """Return method, route and values of the parameters for a request, or the response that it does not get there.
+
+        Who asks is looked at first: a stranger does not learn which routes there are. Raises KeysPending, if the
+        request may wait.
+        """
         request = exchange.request
         try:
             segments = request_segments(request.path)
         except PathError as error:
             return error_response(400, "BAD_REQUEST", str(error))
         allowed: set[str] = set()
+        found = None
+        method = request.method
         for routes, values in self._routes.match(segments):
             method = "GET" if request.method == "HEAD" and "HEAD" not in routes else request.method
             if method in routes:
-                return method, routes[method], values
+                found = method, routes[method], values
+                break
             allowed |= routes.keys()
+        # A route that went while the body came: its key is taken out of the request already.
+        passed = exchange.found is not None and exchange.found[0] == method
+        if self.auth is not None and not passed:
+            refusal = self.auth.check(request, segments, method, exchange.address, may_wait)
+            if refusal is not None:
+                if refusal.status == TOO_MANY:
+                    exchange.keep_alive = False
+                return refusal
+        if found is not None:
+            return found
         if not allowed:
             message = f"No route for {request.method} {request.path[:200]}"
             return error_response(404, "NOT_FOUND", message)
@@ -200,11 +282,10 @@ class Http:
 
     def _choose(self, route: _Route) -> Owner:
         """The newest owner whose function answers: a worker may register its routes before its functions."""
-        owners = route.owners
-        if len(owners) == 1:
-            return owners[0]
-        serving = route.serving()
-        return next((each for each in reversed(serving) if self._has_function(each.binding)), serving[-1])
+        if len(route.owners) == 1:
+            return route.first
+        found = next((each for each in route.serving() if self._has_function(each.binding)), None)
+        return found or next(route.serving())
 
     def _has_function(self, binding: Binding) -> bool:
         owners = self.bus.registry.owners(binding.function_id, binding.namespace)

@@ -302,7 +302,8 @@ class RouteCall:
         error_id = str(uuid.uuid4())
         log.warning("HTTP handler failed", extra={"error_id": error_id, "function_id": function_id, "code": code[:100]})
         self._exchange.cut()
-        self._respond(error_response(500, code, message, error_id=error_id), f"{code}: {message}")
+        status = 503 if code == "worker_asleep" else 500
+        self._respond(error_response(status, code, message, error_id=error_id), f"{code}: {message}")
 
     def _end(self, status: int, error: str | None) -> None:
         """The request is answered: let go of all that belongs to it."""

@@ -93,6 +93,8 @@ class Firings:
         self._firing = Firing(bus)
         self._served: dict[Binding, _Served] = {}
         self._traces: OrderedDict[str, Chain] = OrderedDict()
+        self.dropped = 0
+        """Firings that were left out because a function is called too often, or does not answer."""
 
     def add(self, binding: Binding) -> None:
         """Begin to fire a binding."""
@@ -123,6 +125,7 @@ class Firings:
             return
         if len(served.chains) >= MAX_UNANSWERED or not served.bucket.allow(self._bus.clock.machine.monotonic()):
             served.dropped += 1
+            self.dropped += 1
             if served.dropped == 1:
                 log.warning(
                     "trigger firings are dropped: the function is called too often, or does not answer",

@@ -7,17 +7,19 @@ parked, and delivered when that changes: workers start in any order.
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from agentos_engine import limits
+from agentos_engine.bus.bounds import Bounds
 from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection, Peer
 from agentos_engine.bus.errors import BusError
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import decode_error
 
 log = logging.getLogger(__name__)
+
+Entry = TypeVar("Entry", bound="Made")
 
 MAX_ERROR_TEXT = 2000
 """Characters of a provider's error that are passed on."""
@@ -69,6 +71,15 @@ class BuiltInType(Protocol):
         ...
 
 
+class Made(Protocol):
+    """Something on the bus that somebody made."""
+
+    @property
+    def maker(self) -> Peer:
+        """Who made it."""
+        ...
+
+
 class Bindings:
     """A type that only has to know its bindings, in the order in which they were made; it takes any config."""
 
@@ -101,6 +112,11 @@ class Provided:
     call_request_format: bytes | None = None
     size: int = 0
 
+    @property
+    def maker(self) -> Peer:
+        """Who provides it."""
+        return self.connection.peer
+
 
 @dataclass(slots=True)
 class Served:
@@ -113,32 +129,41 @@ class Served:
     served: BuiltInType
     description: str
     shared: bool
-    groups: dict[tuple[object, ...], list[Binding]] = field(default_factory=dict)
+    groups: dict[tuple[object, ...], dict[Connection | None, dict[Binding, None]]] = field(default_factory=dict)
+    """By what is the same of them, then by connection: those of the first one serve."""
 
 
 class TriggerRegistry:
     """All trigger types and bindings. A binding's id is unique per connection and stable across reconnects."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
         self.served: dict[str, Served] = {}
-        self._providers: dict[tuple[str, str], list[Provided]] = {}
+        self._providers: dict[tuple[str, str], dict[Provided, None]] = {}
         """By iii namespace and type; the newest is the one that serves."""
-        self._bindings: dict[str, dict[str, list[Binding]]] = {}
-        """By type and id; a reconnected worker and its old, half-open connection share an id."""
+        self._bindings: dict[str, dict[str, dict[Binding, None]]] = {}
+        """By type and id, oldest first; a reconnected worker and its old, half-open connection share an id."""
         self._delivered: dict[tuple[str, str], tuple[Connection, Binding]] = {}
         """By type and id: which provider has been given which binding."""
         self._ownerless: dict[str, Binding] = {}
         self._ownerless_bytes = 0
 
+    def __len__(self) -> int:
+        return sum(map(len, self._bindings.values()))
+
     def __iter__(self) -> Iterator[Binding]:
         for of_type in self._bindings.values():
             for bindings in of_type.values():
-                yield bindings[-1]
+                yield _newest(bindings)
 
     @property
     def provided(self) -> Iterator[Provided]:
         """The trigger types of workers."""
-        return (providers[-1] for providers in self._providers.values())
+        return (_newest(providers) for providers in self._providers.values())
+
+    def counts(self) -> dict[str, int]:
+        """How many bindings there are of each type; those to types that nobody has are among them."""
+        return {trigger_type: len(bindings) for trigger_type, bindings in self._bindings.items() if bindings}
 
     # Types of the engine
 
@@ -176,28 +201,40 @@ class TriggerRegistry:
             raise BusError("FORBIDDEN", f"trigger type {trigger_type} belongs to the engine; choose another id")
         former = connection.trigger_types.get(trigger_type)
         size = provided.size - (former.size if former is not None else 0)
-        if former is None and len(connection.trigger_types) >= limits.MAX_FUNCTIONS:
-            raise BusError("limit_exceeded", f"a connection has at most {limits.MAX_FUNCTIONS} trigger types")
-        if connection.registered_bytes + size > limits.MAX_REGISTERED:
-            raise BusError("limit_exceeded", f"a connection registers at most {limits.MAX_REGISTERED} bytes")
-        connection.registered_bytes += size
+        if former is None:
+            self._bounds.check("triggers", len(connection.trigger_types), self._bounds.triggers, "trigger types")
+            self._bounds.triggers += 1
+        try:
+            self._bounds.check_registered(connection.registered_bytes, size)
+        except BusError:
+            self._bounds.triggers -= former is None
+            raise
+        self._count(connection, size)
         connection.trigger_types[trigger_type] = provided
-        providers = self._providers.setdefault((connection.namespace, trigger_type), [])
-        providers[:] = [each for each in providers if each.connection is not connection]
-        providers.append(provided)
+        providers = self._providers.setdefault((connection.namespace, trigger_type), {})
+        providers[provided] = None
+        if former in providers:
+            leave(providers, former)
         self._route_all(trigger_type, anew=connection)
+        serving = _newest(providers)
+        if serving is not provided:
+            text = f"Worker {serving.maker.subject} provides trigger type {trigger_type}; it is yours when that is gone"
+            raise BusError("FORBIDDEN", text)
 
     def withdraw(self, connection: Connection, trigger_type: str) -> None:
         """A worker no longer provides a type; its bindings go to the next provider or are parked."""
         provided = connection.trigger_types.pop(trigger_type, None)
         if provided is None:
             return
-        connection.registered_bytes -= provided.size
+        self._bounds.triggers -= 1
+        self._count(connection, -provided.size)
         key = (connection.namespace, trigger_type)
-        self._providers[key].remove(provided)
+        serving = _newest(self._providers[key]) is provided
+        leave(self._providers[key], provided)
         if not self._providers[key]:
             del self._providers[key]
-        self._route_all(trigger_type)
+        if serving:
+            self._route_all(trigger_type)
 
     # Bindings
 
@@ -210,18 +247,17 @@ class TriggerRegistry:
         self.unbind(connection, binding.id, replaced=binding)
         held = self._ownerless if connection is None else connection.bindings
         size = self._ownerless_bytes if connection is None else connection.registered_bytes
-        owner = "the engine" if connection is None else "a connection"
-        problem = ""
-        if len(held) >= limits.MAX_FUNCTIONS:
-            problem = f"{owner} has at most {limits.MAX_FUNCTIONS} triggers"
-        elif size + binding.size > limits.MAX_REGISTERED:
-            problem = f"{owner} keeps at most {limits.MAX_REGISTERED} bytes of registrations"
-        if problem:
+        owner = "a connection" if connection is not None else "engine::register_trigger"
+        try:
+            self._bounds.check("triggers", len(held), self._bounds.triggers, "triggers", who=owner)
+            self._bounds.check_registered(size, binding.size, owner)
+        except BusError:
             self._route(binding.trigger_type, binding.id)  # the one that was to be replaced is gone
-            raise BusError("limit_exceeded", problem)
+            raise
+        self._bounds.triggers += 1
         self._count(connection, binding.size)
         held[binding.id] = binding
-        self._bindings.setdefault(binding.trigger_type, {}).setdefault(binding.id, []).append(binding)
+        self._bindings.setdefault(binding.trigger_type, {}).setdefault(binding.id, {})[binding] = None
         if (entry := self.served.get(binding.trigger_type)) is not None:
             try:
                 _join(entry, binding)
@@ -241,9 +277,10 @@ class TriggerRegistry:
         binding = held.pop(trigger_id, None)
         if binding is None:
             return False
+        self._bounds.triggers -= 1
         self._count(connection, -binding.size)
         of_type = self._bindings[binding.trigger_type]
-        of_type[trigger_id].remove(binding)
+        leave(of_type[trigger_id], binding)
         if not of_type[trigger_id]:
             del of_type[trigger_id]
             if not of_type:
@@ -256,7 +293,9 @@ class TriggerRegistry:
 
     def find(self, trigger_id: str) -> Binding | None:
         """Return the newest binding of an id."""
-        return next((of_type[trigger_id][-1] for of_type in self._bindings.values() if trigger_id in of_type), None)
+        return next(
+            (_newest(of_type[trigger_id]) for of_type in self._bindings.values() if trigger_id in of_type), None
+        )
 
     def drop(self, connection: Connection) -> None:
         """Remove everything of a connection that has ended."""
@@ -264,6 +303,16 @@ class TriggerRegistry:
             self.withdraw(connection, trigger_type)
         for trigger_id in list(connection.bindings):
             self.unbind(connection, trigger_id)
+
+    def drop_of(self, uid: str) -> None:
+        """Remove the bindings that nobody owns and that the worker with this uid made."""
+        for trigger_id in [each.id for each in self._ownerless.values() if each.maker.uid == uid]:
+            self.unbind(None, trigger_id)
+
+    def maker_of(self, trigger_id: str) -> Peer | None:
+        """Return who made a binding that nobody owns; None when there is none of this id."""
+        binding = self._ownerless.get(trigger_id)
+        return binding.maker if binding is not None else None
 
     def move(self, connection: Connection, change: Callable[[], object], namespace: str) -> None:
         """Take all that a connection has into another iii namespace; ``change`` does so with the connection itself."""
@@ -296,6 +345,7 @@ class TriggerRegistry:
                 _acknowledge(binding, None)
 
     def _count(self, connection: Connection | None, size: int) -> None:
+        self._bounds.registered += size
         if connection is None:
             self._ownerless_bytes += size
         else:
@@ -309,7 +359,7 @@ class TriggerRegistry:
         asked = binding.trigger_namespace
         for namespace in (asked,) if asked is not None else (own, DEFAULT_NAMESPACE):
             if providers := self._providers.get((namespace, binding.trigger_type)):
-                return providers[-1].connection
+                return _newest(providers).connection
         return None
 
     def _route_all(self, trigger_type: str, anew: Connection | None = None) -> None:
@@ -321,7 +371,7 @@ class TriggerRegistry:
         """See to it that the right provider, and no other, has the newest binding of an id."""
         key = (trigger_type, trigger_id)
         bindings = self._bindings.get(trigger_type, {}).get(trigger_id)
-        binding = bindings[-1] if bindings and trigger_type not in self.served else None
+        binding = _newest(bindings) if bindings and trigger_type not in self.served else None
         provider = self._provider(binding) if binding is not None else None
         given = self._delivered.get(key)
         if given is not None and given[0] is not provider:
@@ -341,13 +391,34 @@ class TriggerRegistry:
         frame = frames.register_trigger(
             binding.id, binding.trigger_type, binding.function_id, binding.config, binding.metadata, namespace
         )
-        if len(frame) > provider.max_frame:
-            text = f"the binding has {len(frame)} bytes, more than the SDK of the type's provider takes"
+        if len(frame) > provider.max_frame and (why := provider.refusal_of(frame)):
+            text = f"the SDK of the type's provider {why}"
             _tell(binding, BusError("payload_too_large", text))
+            return
+        if provider.congested and provider.link.is_full():
+            problem = f"the provider of trigger type {binding.trigger_type[:100]} does not read fast enough"
+            _tell(binding, self._bounds.exceeded("unsent_bytes", problem))
             return
         self._delivered[(binding.trigger_type, binding.id)] = (provider, binding)
         binding.refused = False
         provider.send(frame)
+
+
+def leave(entries: dict[Entry, None], gone: Entry) -> None:
+    """Remove one; what it had, as the first, stays with its worker as long as that has another one there."""
+    del entries[gone]
+    if entries and not next(iter(entries)).maker.shares_with(gone.maker):
+        others = [each for each in entries if each.maker.uid != gone.maker.uid]
+        if len(others) < len(entries):
+            for each in others:
+                del entries[each]
+            entries.update(dict.fromkeys(others))
+
+
+def _newest(entries: dict[Entry, None]) -> Entry:
+    """The newest of the worker that was first: the oldest has a trigger id, or a type, and its newest connection serves."""
+    first = next(iter(entries)).maker
+    return next(each for each in reversed(entries) if each.maker.shares_with(first))
 
 
 def replica_group(binding: Binding) -> tuple[object, ...]:
@@ -363,21 +434,15 @@ def replica_group(binding: Binding) -> tuple[object, ...]:
 
 def _join(entry: Served, binding: Binding) -> None:
     """Bind, unless another connection's binding to the same serves already."""
-    if entry.shared:
-        key = replica_group(binding)
-        group = entry.groups.setdefault(key, [])
-        if group and group[0].connection is not binding.connection:
-            group.append(binding)
-            return
-        try:
-            entry.served.bind(binding)
-        except BusError:
-            if not group:
-                del entry.groups[key]
-            raise
-        group.append(binding)
-    else:
+    if not entry.shared:
         entry.served.bind(binding)
+        return
+    key = replica_group(binding)
+    group = entry.groups.get(key, {})
+    if not group or next(iter(group)) is binding.connection:
+        entry.served.bind(binding)
+    group.setdefault(binding.connection, {})[binding] = None
+    entry.groups[key] = group
 
 
 def _leave(entry: Served, binding: Binding) -> None:
@@ -385,23 +450,22 @@ def _leave(entry: Served, binding: Binding) -> None:
     if not entry.shared:
         entry.served.unbind(binding)
         return
-    key = replica_group(binding)
-    group = entry.groups.get(key, [])
-    if binding not in group:
+    key, connection = replica_group(binding), binding.connection
+    group = entry.groups.get(key, {})
+    if binding not in group.get(connection, ()):
         return
-    serving = group[0].connection
-    group.remove(binding)
+    serving = next(iter(group)) is connection
+    del group[connection][binding]
+    if not group[connection]:
+        del group[connection]
     if not group:
         del entry.groups[key]
-    if serving is not binding.connection:
+    if not serving:
         return
     entry.served.unbind(binding)
-    # The bindings of one connection need not be neighbours; the one that serves goes on as long as it has any.
-    mates = [each for each in group if each.connection is serving]
-    if mates:
-        group[:] = mates + [each for each in group if each.connection is not serving]
+    if connection in group:
         return
-    for each in [other for other in group if other.connection is group[0].connection]:
+    for each in list(group[next(iter(group))]) if group else ():
         try:
             entry.served.bind(each)
         except BusError as error:
@@ -438,6 +502,19 @@ def _canonical(config: bytes | None) -> bytes:
         return msgspec.json.encode(msgspec.json.decode(config or b"null"), order="sorted")
     except (msgspec.DecodeError, RecursionError):
         return config or b""
+
+
+def functions_named_in(config: bytes | None) -> list[str]:
+    """Return the functions that a trigger of the engine would call because its config names them."""
+    try:
+        fields = msgspec.json.decode(config or b"null")
+    except (msgspec.DecodeError, RecursionError):
+        return []
+    if not isinstance(fields, dict):
+        return []
+    middleware = fields.get("middleware_function_ids")
+    named = [fields.get("condition_function_id"), *(middleware if isinstance(middleware, list) else ())]
+    return [each for each in named if isinstance(each, str) and each]
 
 
 def condition_of(config: bytes | None) -> str | None:

@@ -10,6 +10,7 @@ from agentos_engine import limits
 
 Target = TypeVar("Target")
 
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 

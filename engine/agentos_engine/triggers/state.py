@@ -73,6 +73,14 @@ class StateConfig(msgspec.Struct):
     key: str | None = None
 
 
+def scope_of(config: bytes | None) -> str | None:
+    """Return the one scope that a binding is told of; None for all, or for a config that is refused anyway."""
+    try:
+        return (msgspec.json.decode(config or b"null", type=StateConfig | None) or StateConfig()).scope
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
 class StateTrigger:
     """Serves the type. A write costs by the bindings that it matches, not by those there are."""
 

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentos_contracts.assign import Assignment, Claimant, Clash, Holder, assign, patterns_of
+from agentos_contracts.assign import (
+    MAX_DISCOVERED,
+    Assignment,
+    Claimant,
+    Clash,
+    Holder,
+    assign,
+    claimable,
+    declares_nothing,
+    patterns_of,
+)
 from agentos_contracts.patterns import Pattern, PatternError, claim_name
 from agentos_contracts.resource import API_VERSION
 
@@ -30,6 +40,8 @@ class ClaimsInput:
     """Whether a Worker's pods still serve a function of the pattern, or may do so."""
     started: Callable[[str], bool]
     lingers: Callable[[str], bool]
+    registers: Callable[[str], Iterable[str]]
+    """Ids of the functions that a Worker has registered without owning them."""
     now: datetime
 
 
@@ -52,18 +64,27 @@ class ClaimsPlan:
 def plan(i: ClaimsInput) -> ClaimsPlan:
     """Decides for a whole realm at once. Pure."""
     recorded = {claim["spec"]["segment"]: holders(claim) for claim in i.claims}
-    held: defaultdict[str, list[Holder]] = defaultdict(list)
-    for segment in recorded.values():
-        for holder in segment:
-            held[holder.uid].append(holder)
+    held = _by_uid(recorded)
     living = [
         claimant(w, i, held.get(w["metadata"]["uid"], ()))
         for w in i.workers
         if not w["metadata"].get("deletionTimestamp")
     ]
-    keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, held.get(w["metadata"]["uid"], ())))
     assignment = assign([*living, *_leaving(held, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ"))
-    return _difference(i, assignment, keeping)
+    now_held = _by_uid(assignment.holders)
+    keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, now_held.get(w["metadata"]["uid"], ())))
+    # Of what a Worker has not declared each function waits by itself, which keeps none of the others from being served.
+    apart = {w["metadata"]["uid"] for w in i.workers if declares_nothing(w)}
+    waiting = {uid: clashes for uid, clashes in assignment.waiting.items() if uid not in apart}
+    return _difference(i, assignment, waiting, keeping)
+
+
+def _by_uid(holders_of: Mapping[str, Sequence[Holder]]) -> dict[str, list[Holder]]:
+    held: defaultdict[str, list[Holder]] = defaultdict(list)
+    for segment in holders_of.values():
+        for holder in segment:
+            held[holder.uid].append(holder)
+    return held
 
 
 def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder]) -> Claimant:
@@ -74,8 +95,11 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder]) -> Clai
     """
     metadata, wanted = worker["metadata"], patterns_of(worker)
     uid = metadata["uid"]
-    held = _patterns(recorded)
+    held = patterns_recorded(recorded)
+    apart = declares_nothing(worker)
     mistaken = not wanted and bool(worker.get("spec", {}).get("owns"))
+    if apart:
+        wanted = claimable(i.registers(uid))[: max(0, MAX_DISCOVERED - len(held))]
     kept = tuple(pattern for pattern in held if pattern not in wanted and (mistaken or i.serves(uid, pattern)))
     started = i.started(uid)
     return Claimant(
@@ -84,7 +108,8 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder]) -> Clai
         metadata["creationTimestamp"],
         wanted + kept,
         started=started,
-        serving=started and not held,
+        serving=started and not held and not apart,
+        piecemeal=apart,
     )
 
 
@@ -94,7 +119,7 @@ def gives_up(worker: Object, recorded: Sequence[Holder]) -> bool:
     return any(holder.pattern not in wanted for holder in recorded)
 
 
-def _patterns(held: Iterable[Holder]) -> tuple[Pattern, ...]:
+def patterns_recorded(held: Iterable[Holder]) -> tuple[Pattern, ...]:
     """The recorded patterns, without those that make no sense (written by hand)."""
     found = []
     for holder in held:
@@ -113,13 +138,15 @@ def _leaving(
 ) -> list[Claimant]:
     known = {c.uid for c in living}
     return [
-        Claimant(held[0].worker, uid, held[0].since, _patterns(held), leaving=True)
+        Claimant(held[0].worker, uid, held[0].since, patterns_recorded(held), leaving=True)
         for uid, held in recorded.items()
         if uid not in known and lingers(uid)
     ]
 
 
-def _difference(i: ClaimsInput, assignment: Assignment, keeping: frozenset[str]) -> ClaimsPlan:
+def _difference(
+    i: ClaimsInput, assignment: Assignment, waiting: Mapping[str, tuple[Clash, ...]], keeping: frozenset[str]
+) -> ClaimsPlan:
     existing = {claim["spec"]["segment"]: claim for claim in i.claims}
     create, replace, delete = [], [], []
     for segment, wanted in sorted(assignment.holders.items()):
@@ -131,7 +158,7 @@ def _difference(i: ClaimsInput, assignment: Assignment, keeping: frozenset[str])
             delete.append(claim)
         elif holders(claim) != wanted:
             replace.append(_claim(i.realm, segment, wanted, claim["metadata"]["resourceVersion"]))
-    return ClaimsPlan(tuple(create), tuple(replace), tuple(delete), assignment.waiting, keeping)
+    return ClaimsPlan(tuple(create), tuple(replace), tuple(delete), waiting, keeping)
 
 
 def _claim(realm: Object, segment: str, wanted: Sequence[Holder], resource_version: str | None = None) -> Object:

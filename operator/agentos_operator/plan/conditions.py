@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from agentos_contracts.reasons import READY, ROLLOUT_IN_PROGRESS, SCALED_TO_ZERO, Reason
+from agentos_contracts.redaction import redacted
 
 MESSAGE_LIMIT = 1024
 """Characters; the API allows 32,768, but a status is read by people."""
@@ -59,7 +60,8 @@ def build_conditions(
 
 
 def _condition(name: str, ok: bool, verdict: Verdict) -> dict[str, Any]:
-    message = verdict.message or verdict.reason.meaning
+    # Words of containers, engines and the cluster may be among it.
+    message = redacted(verdict.message or verdict.reason.meaning)
     if len(message) > MESSAGE_LIMIT:
         message = message[: MESSAGE_LIMIT - 1] + "…"
     return {"type": name, "status": "True" if ok else "False", "reason": verdict.reason.name, "message": message}

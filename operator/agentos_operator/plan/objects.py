@@ -4,10 +4,12 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from agentos_contracts.effective import Effective
+from agentos_contracts.realm import API_KEY_FIELD, API_KEY_SECRET, DEFAULT_HTTP_AUTH
 from agentos_contracts.worker import ENGINE_NAME, TOKEN_SECRET_PREFIX
 
 from ..kinds import Object
@@ -33,6 +35,7 @@ RESTRICTED_CONTAINER = {
     "readOnlyRootFilesystem": True,
 }
 TMP_VOLUME, TMP_MOUNT = {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}, {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108
+API_KEY_MOUNT = "/etc/agentos/api-key"
 ENGINE_UID = 65532
 """The image's user; an engine's volume is made writable for its group."""
 
@@ -250,10 +253,38 @@ def engine_service(realm: Object) -> Object:
     )
 
 
-def engine_statefulset(realm: Object, image: str, verify_keys: str) -> Object:
-    """The realm's engine: one pod, with a volume when ``spec.engine.storage`` asks for one."""
+def api_key_secret(realm: Object) -> Object:
+    """The Secret of the REST port's key, without the key. With ``deletionPolicy: Delete`` it goes with the Realm."""
+    metadata = _realm_metadata(realm) | {"name": API_KEY_SECRET}
+    if realm["spec"].get("deletionPolicy") != "Delete":
+        del metadata["ownerReferences"]
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque"}
+
+
+def http_auth(realm: Object) -> dict[str, Any]:
+    """What the engine is told of who is let in at its REST port: ``spec.http``, and where the key is if one is asked for."""
+    http = realm["spec"].get("http") or {}
+    told: dict[str, Any] = {"auth": http.get("auth") or DEFAULT_HTTP_AUTH}
+    told |= {part: http[part] for part in ("jwt", "routes") if http.get(part)}
+    if "apiKey" in (told["auth"], *(route["auth"] for route in told.get("routes", ()))):
+        told["apiKeysFile"] = f"{API_KEY_MOUNT}/{API_KEY_FIELD}"
+    return told
+
+
+def engine_statefulset(
+    realm: Object, image: str, verify_keys: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> Object:
+    """The realm's engine: one pod, with a volume when ``spec.engine.storage`` asks for one.
+
+    ``environment``: variables besides those that it needs.
+    """
     engine = realm["spec"].get("engine", {})
     storage = engine.get("storage")
+    auth = http_auth(realm)
+    # The whole Secret, as a folder: a file mounted by itself would not follow a change of the key.
+    keys_volume = {"name": "api-key", "secret": {"secretName": API_KEY_SECRET, "defaultMode": 0o440, "optional": False}}
+    keys_mount = {"name": "api-key", "mountPath": API_KEY_MOUNT, "readOnly": True}
+    asks_for_key = "apiKeysFile" in auth
     probe = {
         "httpGet": {"path": "/readyz", "port": "admin"},
         "periodSeconds": 2,
@@ -271,6 +302,9 @@ def engine_statefulset(realm: Object, image: str, verify_keys: str) -> Object:
             {"name": "AGENTOS_VERIFY_KEYS", "value": verify_keys},
             {"name": "AGENTOS_DATA_DIR", "value": "/data"},
             {"name": "AGENTOS_CONSOLE_PORT", "value": str(CONSOLE_PORT)},
+            # In a variable of a pod $(NAME) means another variable, and $$ a dollar.
+            {"name": "AGENTOS_HTTP_AUTH", "value": json.dumps(auth, sort_keys=True).replace("$", "$$")},
+            *({"name": name, "value": value.replace("$", "$$")} for name, value in sorted(environment.items())),
         ],
         "ports": [
             {"name": "bus", "containerPort": BUS_PORT, "protocol": "TCP"},
@@ -284,7 +318,11 @@ def engine_statefulset(realm: Object, image: str, verify_keys: str) -> Object:
         "resources": engine.get("resources")
         or {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": RESTRICTED_CONTAINER,
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}, TMP_MOUNT],
+        "volumeMounts": [
+            {"name": "data", "mountPath": "/data"},
+            TMP_MOUNT,
+            *([keys_mount] if asks_for_key else ()),
+        ],
     }
     labels = realm_labels(realm)
     spec: dict[str, Any] = {
@@ -301,7 +339,11 @@ def engine_statefulset(realm: Object, image: str, verify_keys: str) -> Object:
                 "enableServiceLinks": False,
                 "securityContext": RESTRICTED_POD | {"runAsUser": ENGINE_UID, "fsGroup": ENGINE_UID},
                 "containers": [container],
-                "volumes": [TMP_VOLUME] if storage else [TMP_VOLUME, {"name": "data", "emptyDir": {}}],
+                "volumes": [
+                    TMP_VOLUME,
+                    *([keys_volume] if asks_for_key else ()),
+                    *([] if storage else [{"name": "data", "emptyDir": {}}]),
+                ],
             },
         },
     }

@@ -1,7 +1,7 @@
 """What a Realm should look like: its namespace, its engine, its status."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +24,15 @@ from agentos_contracts.reasons import (
 from ..kinds import Object, owned_by
 from ..settings import BUS_PORT, FIELD_MANAGER, HTTP_PORT, MANAGED_BY_LABEL, REALM_LABEL
 from .conditions import Verdict, build_conditions, is_true
-from .objects import engine_host, engine_service, engine_service_account, engine_statefulset, realm_namespace
+from .objects import (
+    api_key_secret,
+    engine_host,
+    engine_service,
+    engine_service_account,
+    engine_statefulset,
+    http_auth,
+    realm_namespace,
+)
 from .pods import refusal, trouble
 
 
@@ -50,13 +58,16 @@ class RealmInput:
     image: str
     verify_keys: str
     grace: float
+    engine_environment: Mapping[str, str] = field(default_factory=dict)
+    """More variables of the engine's container."""
 
 
 @dataclass(frozen=True, slots=True)
 class RealmPlan:
-    """The answer: ``namespace`` to make or to label (None: leave it), the children, the status."""
+    """The answer: ``namespace`` to make or to label (None: leave it), the Secret for a key to be made once, the status."""
 
     namespace: Object | None
+    api_key: Object | None
     children: tuple[Object, ...]
     status: dict[str, Any]
 
@@ -70,12 +81,13 @@ def plan(i: RealmInput) -> RealmPlan:
         children = (
             engine_service_account(i.realm),
             engine_service(i.realm),
-            engine_statefulset(i.realm, i.image, i.verify_keys),
+            engine_statefulset(i.realm, i.image, i.verify_keys, i.engine_environment),
         )
     verdicts[RealmCondition.ENGINE_AVAILABLE] = engine_available(i) if mine else Verdict(False, NOT_STARTED)
     verdicts[RealmCondition.ENGINE_LINKED] = engine_linked(i)
     namespace = realm_namespace(i.realm) if mine and not _namespace_is_right(i) else None
-    return RealmPlan(namespace, children, _status(i, verdicts))
+    api_key = api_key_secret(i.realm) if mine and "apiKeysFile" in http_auth(i.realm) else None
+    return RealmPlan(namespace, api_key, children, _status(i, verdicts))
 
 
 def _namespace_is_right(i: RealmInput) -> bool:
@@ -134,7 +146,7 @@ def engine_available(i: RealmInput) -> Verdict:
 def engine_linked(i: RealmInput) -> Verdict:
     """The operator is connected to the engine; short breaks do not count."""
     if i.linked:
-        return Verdict(True, LINKED)
+        return Verdict(True, LINKED, i.link_error)
     if not engine_available(i).ok:
         return Verdict(False, ENGINE_NOT_READY, "the engine is not there yet")
     if i.down_for < i.grace:
@@ -168,6 +180,7 @@ def _status(i: RealmInput, verdicts: dict[str, Verdict]) -> dict[str, Any]:
         "engine": {
             "url": f"ws://{host}:{BUS_PORT}",
             "httpUrl": f"http://{host}:{HTTP_PORT}",
+            "httpAuth": http_auth(i.realm)["auth"],
             "connections": i.connections,
         },
     }

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from agentos_contracts.assign import Clash
+from agentos_contracts.assign import Clash, declares_nothing
 from agentos_contracts.dependencies import Dependency, unmet
 from agentos_contracts.effective import Effective
 from agentos_contracts.findings import Finding, errors
@@ -22,6 +22,7 @@ from agentos_contracts.reasons import (
     MANIFEST_INVALID,
     MANIFEST_NOT_FOUND,
     NO_REALM,
+    NOT_GRANTED,
     NOT_REGISTERED,
     NOT_STARTED,
     NOTHING_DECLARED,
@@ -36,6 +37,7 @@ from agentos_contracts.reasons import (
 from ..bus import Connection
 from ..kinds import DEPLOYMENT, Object
 from ..settings import BUS_PORT, REGISTERED_GATE, WORKER_UID_LABEL
+from .bus import answers, listed, pod_connections, unanswered, waiting
 from .conditions import Verdict, build_conditions, is_true, summarize
 from .objects import applied_hash, engine_host, worker_deployment, worker_service_account, worker_token_secret
 from .pods import containers_ready_for, live, refusal, trouble
@@ -45,7 +47,6 @@ REGISTRATION_GRACE = 5.0
 """Seconds that a running container has to register before it is told to lack that."""
 UNREADY_RETRY = 30.0
 """Seconds after which a Worker that runs and is not Ready is looked at again without any event."""
-ClusterObject = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,10 @@ class WorkerInput:
     held: frozenset[str]
     """Patterns recorded for this Worker in FunctionClaims."""
     clashes: Sequence[Clash]
+    granted: bool
+    """Whether the engine knows what this Worker may do; True while it cannot be told."""
+    ungranted: Mapping[str, str]
+    """Functions that it registers and was not granted, each with who or what stands in the way; empty: nothing known."""
     providers: Sequence[Dependency]
     built_in: frozenset[str]
     """Names that the engine itself satisfies."""
@@ -83,7 +88,7 @@ class WorkerInput:
     connections: Sequence[Connection]
     quiet_for: Mapping[str, float]
     """Seconds since the connections of each pod, by its uid, last changed."""
-    token: str
+    token: str = field(repr=False)
     grace: float
 
 
@@ -205,9 +210,11 @@ def engine_linked(i: WorkerInput) -> Verdict:
 
 
 def functions_claimed(i: WorkerInput) -> Verdict:
-    """Every pattern of spec.owns is recorded for this Worker."""
+    """Every pattern of spec.owns is recorded for this Worker, and the engine knows it before the first pod starts."""
+    pending = Verdict(False, CLAIM_PENDING, "waiting for the engine to take what this Worker may register and call")
+    untold = not i.granted and i.deployment is None
     if not i.wanted:
-        return Verdict(True, NOTHING_DECLARED)
+        return pending if untold else Verdict(True, NOTHING_DECLARED)
     if i.clashes:
         held = "; ".join(clash.message for clash in i.clashes)
         return Verdict(
@@ -216,6 +223,8 @@ def functions_claimed(i: WorkerInput) -> Verdict:
     missing = sorted(pattern.text for pattern in i.wanted if pattern.text not in i.held)
     if missing:
         return Verdict(False, CLAIM_PENDING, f"{', '.join(missing)}: the claim is being recorded")
+    if untold:
+        return pending
     return Verdict(True, CLAIMED, ", ".join(sorted(pattern.text for pattern in i.wanted)))
 
 
@@ -246,13 +255,16 @@ def available(i: WorkerInput) -> Verdict:
 
 
 def registered(i: WorkerInput) -> Verdict:
-    """As many pods as wanted are on the bus with the functions that the Worker owns."""
+    """As many pods as wanted are on the bus with the functions that the Worker owns, and with no others."""
     wanted = i.worker["spec"].get("replicas", 1)
     if wanted == 0:
         return Verdict(True, REGISTERED, "no pod is wanted")
+    lacking = unanswered(i.wanted, i.connections)
+    if refused := not_granted(i):
+        missing = f"; it has not registered {', '.join(lacking)}" if lacking else ""
+        return Verdict(False, NOT_GRANTED, refused + missing)
     if sum(gate(i, pod) for pod in live(i.pods)) >= wanted:
         return Verdict(True, REGISTERED)
-    lacking = unanswered(i.wanted, i.connections)
     metadata = i.worker["metadata"]
     if i.connections and lacking:
         what = f"it is connected to the engine, but has not registered {', '.join(lacking)}"
@@ -265,6 +277,24 @@ def registered(i: WorkerInput) -> Verdict:
         NOT_REGISTERED,
         f"{what}; look at its logs: kubectl logs -n {metadata['namespace']} -l {WORKER_UID_LABEL}={metadata['uid']}",
     )
+
+
+def not_granted(i: WorkerInput) -> str:
+    """Which functions the pods register and do not get, why, and what to do; empty when there is none."""
+    undeclared = declares_nothing(i.worker)
+    refused: dict[str, set[str]] = {}
+    for pod in live(i.pods):
+        settled = i.quiet_for.get(pod["metadata"]["uid"], 0.0) >= REGISTRATION_GRACE
+        for function_id in waiting(pod_connections(i.connections, pod)) & i.ungranted.keys():
+            obstacle = i.ungranted[function_id]
+            # What is added to spec.owns is told by FunctionsClaimed; who declared nothing is about to get what is free.
+            coming = not (obstacle or settled) if undeclared else any(each.matches(function_id) for each in i.wanted)
+            if not coming:
+                refused.setdefault(obstacle or "which spec.owns does not cover", set()).add(function_id)
+    if not refused:
+        return ""
+    told = [f"{listed(sorted(function_ids))}, {obstacle}" for obstacle, function_ids in sorted(refused.items())]
+    return f"it registers {'; '.join(told)}; add to spec.owns what is free, and have it register nothing else"
 
 
 def gate(i: WorkerInput, pod: Object) -> bool:
@@ -284,26 +314,10 @@ def gate(i: WorkerInput, pod: Object) -> bool:
 
 
 def _pod_answers(i: WorkerInput, pod: Object) -> bool:
-    return answers(i.wanted, pod_connections(i.connections, pod))
-
-
-# --- The bus ---
-
-
-def pod_connections(connections: Sequence[Connection], pod: ClusterObject) -> list[Connection]:
-    """A pod's own connections."""
-    return [connection for connection in connections if connection.pod_uid == pod["metadata"]["uid"]]
-
-
-def unanswered(owned: Sequence[Pattern], connections: Sequence[Connection]) -> list[str]:
-    """The patterns for which these connections have registered no function."""
-    ids = {function_id for connection in connections for function_id in connection.functions}
-    return [pattern.text for pattern in owned if not any(pattern.matches(function_id) for function_id in ids)]
-
-
-def answers(owned: Sequence[Pattern], connections: Sequence[Connection]) -> bool:
-    """Whether these connections (of one pod) serve what the Worker owns: each exact id, and something of each wildcard."""
-    return bool(connections) and not unanswered(owned, connections)
+    own = pod_connections(i.connections, pod)
+    # What a Worker that declared nothing registers is about to be its own, unless something is in the way.
+    coming = declares_nothing(i.worker) and any(not i.ungranted.get(each) for each in waiting(own))
+    return answers(i.wanted, own) and not coming
 
 
 # --- Status ---

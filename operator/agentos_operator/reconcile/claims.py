@@ -1,24 +1,35 @@
-"""One pass over all function claims of a namespace."""
+"""One pass over all function claims of a namespace, and over the grants that follow from them."""
 
+import time
 from datetime import UTC, datetime
 
+from agentos_contracts.assign import declares_nothing
 from agentos_contracts.patterns import Pattern
 
 from ..api import ApiError
 from ..kinds import CLAIM, DEPLOYMENT, WORKER, Key
 from ..metrics import CLAIM_WRITES
-from ..plan import claims
+from ..plan import claims, grants
 from ..plan.pods import is_gone, is_leaving
-from .context import Context, worker_key
+from .context import CLAIMS, Context, worker_key
+
+TOLD_WITHIN = 1.0
+"""Seconds that a pass waits for the engine to take the grants, so that pods start after that; and until it looks again."""
 
 
 async def reconcile(context: Context, namespace: str) -> None:
-    """Records who owns what, then wakes the Workers that are touched by it."""
+    """Records who owns what, has the engine told, then wakes the Workers that are touched by it."""
     realm = context.cache.realm_of(namespace)
     dirty = context.dirty.pop(namespace, set())
     try:
         if realm is not None and not realm["metadata"].get("deletionTimestamp"):
             dirty |= await _decide(context, namespace, realm)
+            link = context.links.get(realm["metadata"]["name"])
+            told = context.links.grants(realm["metadata"]["name"])
+            if link is not None and link.up and not await told.settled(TOLD_WITHIN):
+                # No first pod starts before it has: they are looked at now, and once more then.
+                context.dirty[namespace] |= dirty
+                context.queue.add(Key(CLAIMS, namespace, ""), TOLD_WITHIN)
     except (ApiError, OSError, TimeoutError):
         context.dirty[namespace] |= dirty
         raise
@@ -27,7 +38,7 @@ async def reconcile(context: Context, namespace: str) -> None:
 
 
 async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
-    api, cache = context.api, context.cache
+    cache = context.cache
     link = context.links.get(realm["metadata"]["name"])
 
     def lingers(uid: str) -> bool:
@@ -50,21 +61,37 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
     def started(uid: str) -> bool:
         return uid in deployed or uid in context.starting or bool(cache.pods_of(namespace, uid))
 
-    def serves(uid: str, pattern: Pattern) -> bool:
-        if link is None or not link.up:
-            return bool(cache.pods_of(namespace, uid))
-        return any(pattern.matches(function_id) for connection in link.of(uid) for function_id in connection.functions)
+    undeclared = {worker["metadata"]["uid"] for worker in workers if declares_nothing(worker)}
+    look_again: set[float] = set()
 
-    plan = claims.plan(claims.ClaimsInput(realm, workers, recorded, serves, started, lingers, datetime.now(UTC)))
-    for claim in plan.create:
-        cache.put(await api.create(CLAIM, claim))
-    for claim in plan.replace:
-        cache.put(await api.replace(CLAIM, claim))
-    for claim in plan.delete:
-        metadata = claim["metadata"]
-        await api.delete(CLAIM, namespace, metadata["name"], metadata["uid"], metadata["resourceVersion"])
-        cache.drop(Key(CLAIM.kind, namespace, metadata["name"]), metadata["uid"])
-    CLAIM_WRITES.inc(plan.writes)
+    def serves(uid: str, pattern: Pattern) -> bool:
+        connections = link.of(uid) if link is not None and link.up else ()
+        if any(pattern.matches(f) for each in connections for f in (*each.functions, *each.waiting)):
+            return True
+        if uid not in undeclared:
+            return (link is None or not link.up) and bool(cache.pods_of(namespace, uid))
+        # It comes back, and registers one by one: what it has discovered is given up only when it certainly lacks it.
+        quiet = [time.monotonic() - link.touched(uid, each.pod_uid) for each in connections] if link is not None else []
+        if not quiet or min(quiet) >= context.settings.engine_grace:
+            return not quiet
+        look_again.add(context.settings.engine_grace - min(quiet) + 0.1)
+        return True
+
+    def registers(uid: str) -> set[str]:
+        return {f for each in link.of(uid) for f in each.waiting} if link is not None and link.up else set()
+
+    plan = claims.plan(
+        claims.ClaimsInput(realm, workers, recorded, serves, started, lingers, registers, datetime.now(UTC))
+    )
+    table = context.links.grants(realm["metadata"]["name"])
+    try:
+        await _write(context, namespace, plan)
+    finally:
+        # What cannot be recorded holds up neither what else changed in spec.calls nor who leaves.
+        recorded = cache.all(CLAIM, namespace)
+        table.want(grants.plan(grants.GrantsInput(namespace, workers, recorded, lingers, table.wanted)))
+    if look_again:
+        context.queue.add(Key(CLAIMS, namespace, ""), min(look_again))
     before = context.waiting.get(namespace, {})
     context.waiting[namespace] = dict(plan.waiting)
     context.keeping[namespace] = plan.keeping
@@ -74,3 +101,16 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
         for worker in workers
         if (uid := worker["metadata"]["uid"]) in written or before.get(uid) != plan.waiting.get(uid)
     }
+
+
+async def _write(context: Context, namespace: str, plan: claims.ClaimsPlan) -> None:
+    api, cache = context.api, context.cache
+    for claim in plan.create:
+        cache.put(await api.create(CLAIM, claim))
+    for claim in plan.replace:
+        cache.put(await api.replace(CLAIM, claim))
+    for claim in plan.delete:
+        metadata = claim["metadata"]
+        await api.delete(CLAIM, namespace, metadata["name"], metadata["uid"], metadata["resourceVersion"])
+        cache.drop(Key(CLAIM.kind, namespace, metadata["name"]), metadata["uid"])
+    CLAIM_WRITES.inc(plan.writes)

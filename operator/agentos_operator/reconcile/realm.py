@@ -7,6 +7,7 @@ from agentos_contracts.worker import ENGINE_NAME
 
 from ..api import AlreadyExists, ApiError, NotFound
 from ..apply import NotOurs
+from ..keys import new_api_key
 from ..kinds import NAMESPACE, PERSISTENT_VOLUME_CLAIM, POD, REALM, STATEFULSET, WORKER, Key, Object, owned_by
 from ..metrics import OBJECTS_WRITTEN
 from ..plan import realm as planner
@@ -31,6 +32,10 @@ async def reconcile(context: Context, key: Key) -> None:
     try:
         if plan.namespace is not None:
             await _take_namespace(context, plan.namespace)
+        if plan.api_key is not None and await context.applier.make_once(
+            plan.api_key, new_api_key, realm["metadata"]["uid"]
+        ):
+            OBJECTS_WRITTEN.labels("Secret").inc()
         for child in plan.children:
             if await context.applier.ensure(child, realm["metadata"]["uid"]):
                 OBJECTS_WRITTEN.labels(child["kind"]).inc()
@@ -87,11 +92,12 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
         unbound_volume=await _unbound_volume(context, namespace_name) if stored and not engine_ready else "",
         linked=link is not None and link.up,
         down_for=context.links.down_for(name),
-        link_error=link.last_error if link else "",
+        link_error=link.last_error or link.grants_error if link else "",
         connections=len(link) if link else 0,
         workers=cache.all(WORKER, namespace_name),
         image=context.settings.image,
         verify_keys=context.signing_key.verify_key,
+        engine_environment=context.settings.engine_environment,
         grace=context.settings.engine_grace,
     )
 

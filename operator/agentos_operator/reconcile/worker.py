@@ -2,23 +2,24 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from agentos_contracts.assign import patterns_of
+from agentos_contracts.assign import patterns_of, unclaimable
 from agentos_contracts.dependencies import Dependency
 from agentos_contracts.effective import Effective, effective
 from agentos_contracts.findings import Finding, errors
 from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest, read_manifest, validate_manifest
-from agentos_contracts.patterns import claim_name
+from agentos_contracts.patterns import Pattern, claim_name
 from agentos_contracts.tokens import Identity, Role, issue
 from agentos_contracts.validation import image_findings, validate_worker
 from agentos_contracts.worker import WorkerSpec
 
 from ..api import STRATEGIC, ApiError, Conflict, NotFound
 from ..apply import NotOurs
+from ..bus import Connection
 from ..kinds import CLAIM, CONFIG_MAP, DEPLOYMENT, POD, WORKER, Key, Object, owned_by
 from ..links import issued_at
 from ..metrics import GATE_SECONDS, OBJECTS_SECONDS, OBJECTS_WRITTEN
@@ -164,6 +165,7 @@ class WorkerReconciler:
             realm = None
         realm_name = realm["metadata"]["name"] if realm else ""
         link = context.links.get(realm_name)
+        connections = link.of(uid) if link else ()
         pods = context.cache.pods_of(key.namespace, uid)
         wanted, known = patterns_of(worker), _effective(worker, manifest, findings)
         claims = [context.cache.get(CLAIM, key.namespace, claim_name(pattern.segment)) for pattern in wanted]
@@ -177,17 +179,37 @@ class WorkerReconciler:
             wanted=wanted,
             held=frozenset(h.pattern for claim in claims if claim for h in holders(claim) if h.uid == uid),
             clashes=context.waiting.get(key.namespace, {}).get(uid, ()),
+            granted=link is None or not link.up or context.links.grants(realm_name).is_acknowledged(uid),
+            ungranted=self._ungranted(key.namespace, uid, connections),
             providers=self._providers(key.namespace) if known and known.dependencies else (),
             built_in=BUILT_IN_WORKERS,
             deployment=deployment,
             pods=pods,
-            connections=link.of(uid) if link else (),
-            quiet_for={pod["metadata"]["uid"]: time.monotonic() - link.touched(pod["metadata"]["uid"]) for pod in pods}
+            connections=connections,
+            quiet_for={
+                pod["metadata"]["uid"]: time.monotonic() - link.touched(uid, pod["metadata"]["uid"]) for pod in pods
+            }
             if link
             else {},
             token=self._token(realm_name, key, worker) if realm else "",
             grace=context.settings.engine_grace,
         )
+
+    def _ungranted(self, namespace: str, uid: str, connections: Sequence[Connection]) -> dict[str, str]:
+        """What a Worker registers and does not hold, each with who or what stands in the way, as far as that is known."""
+        found: dict[str, str] = {}
+        for function_id in {each for connection in connections for each in connection.waiting}:
+            if why := unclaimable(function_id):
+                found[function_id] = f"which cannot be claimed ({why})"
+                continue
+            claim = self._context.cache.get(CLAIM, namespace, claim_name(Pattern(function_id).segment))
+            recorded = holders(claim) if claim else ()
+            holder = next((each for each in recorded if Pattern(each.pattern).matches(function_id)), None)
+            if holder is None:
+                found[function_id] = ""
+            elif holder.uid != uid:
+                found[function_id] = f"which Worker {holder.worker} holds by {holder.pattern}"
+        return found
 
     def _providers(self, namespace: str) -> list[Dependency]:
         uids = (worker["metadata"]["uid"] for worker in self._context.cache.all(WORKER, namespace))

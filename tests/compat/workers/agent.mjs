@@ -87,7 +87,9 @@ const behaviours = {
     return request.result
   },
   relay: () => async (data) => {
-    const called = await worker.trigger({ function_id: data.function_id, payload: data.payload })
+    const asked = data.body ?? data // by a call, or by an HTTP request
+    const action = asked.queue ? { action: TriggerAction.Enqueue({ queue: asked.queue }) } : {}
+    const called = await worker.trigger({ function_id: asked.function_id, payload: asked.payload, ...action })
     return { via: prefix, result: called }
   },
   trace: () => async () => ({ trace_id: currentTraceId() }),

@@ -121,7 +121,11 @@ def behave(name, request):
         return request.get("result")
 
     async def relay(data):
-        called = await worker.trigger_async({"function_id": data["function_id"], "payload": data["payload"]})
+        asked = data.get("body") or data  # by a call, or by an HTTP request
+        call = {"function_id": asked["function_id"], "payload": asked["payload"]}
+        if "queue" in asked:
+            call["action"] = TriggerAction.Enqueue(queue=asked["queue"])
+        called = await worker.trigger_async(call)
         return {"via": PREFIX, "result": called}
 
     async def trace(data):

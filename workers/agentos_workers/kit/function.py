@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from .context import Context
 from .errors import FieldError, FunctionError, InvalidInput
 from .http import HttpRequest, response
+from .log import redaction
 from .sdk import InvocationError
 
 Handler = Callable[..., Any]
@@ -160,10 +161,14 @@ async def answer(
 
 def _as_function_error(function_id: str, error: Exception) -> FunctionError:
     if isinstance(error, FunctionError):
-        return error
+        message = redaction(error.message)
+        if message == error.message:
+            return error
+        # Such as the text of an exception with the engine's address in it, which holds the worker's token.
+        return FunctionError(error.code, message, status=error.status, details=error.details)
     if isinstance(error, InvocationError):
         called = error.function_id or "another function"
-        message = f"{called}, which {function_id} needs, failed: {error.code}: {error.message}"
+        message = f"{called}, which {function_id} needs, failed: {error.code}: {redaction(error.message)}"
         return FunctionError("CALL_FAILED", message, status=504 if error.code == "TIMEOUT" else 502)
     error_id = uuid.uuid4().hex[:12]
     _log.error("%s failed unexpectedly (error id %s)", function_id, error_id, exc_info=error)

@@ -10,57 +10,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
-import threading
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+
+from agentos_contracts.redaction import Redaction, log_uncaught
 
 from . import scope
 from .errors import FunctionError
 
-REDACTED = "[redacted]"
-_IN_URLS = (
-    (re.compile(r"/w/[^/\s\"'?]+"), f"/w/{REDACTED}"),
-    (re.compile(r"://[^/\s\"'@]+@"), f"://{REDACTED}@"),
-    (re.compile(r"([?&](?:key|token)=)[^&\s\"']+"), rf"\1{REDACTED}"),
-)
 _LOGGER = logging.getLogger("agentos_workers")
-
-
-class Redaction:
-    """Removes this process's secrets from text: known values, and whatever sits where URLs carry secrets."""
-
-    def __init__(self) -> None:
-        self._values: tuple[str, ...] = ()
-
-    def add(self, url: str, token: str | None = None) -> None:
-        """Makes the secrets of an engine's address, and a token, known ones."""
-        found = {token or ""}
-        try:
-            parts = urlsplit(url)
-            found.add(parts.password or "")
-        except ValueError:
-            # Not an address; the patterns still apply.
-            parts = None
-        match = re.search(r"/w/([^/?#]+)", parts.path if parts else url)
-        if match:
-            found.add(match.group(1))
-        found |= {unquote(value) for value in found}
-        known = {value for value in found if len(value) > 3} | set(self._values)
-        # Longer ones first: a shorter one may be a part of them.
-        self._values = tuple(sorted(known, key=len, reverse=True))
-
-    def __call__(self, text: str) -> str:
-        for value in self._values:
-            text = text.replace(value, REDACTED)
-        for pattern, replacement in _IN_URLS:
-            text = pattern.sub(replacement, text)
-        return text
 
 
 class Attribution:
@@ -96,6 +57,7 @@ class Attribution:
 
 
 redaction = Redaction()
+"""Takes out what this process's workers prove themselves with, by value, and other secrets by their form."""
 attribution = Attribution("host")
 
 
@@ -137,14 +99,4 @@ def configure(otherwise: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("iii.iii").addFilter(_wanted)
-    sys.excepthook = _log_uncaught
-    threading.excepthook = _log_uncaught_in_thread
-
-
-def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    _LOGGER.critical("uncaught exception", exc_info=(kind, error, trace))
-
-
-def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
-    if args.exc_value is not None:
-        _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    log_uncaught(_LOGGER)

@@ -1,0 +1,1 @@
+"""Who may use the REST port: by API key, by JWT, or everybody; per realm and per path."""

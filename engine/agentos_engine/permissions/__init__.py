@@ -1,0 +1,1 @@
+"""What each worker may do on the bus: grants by identity."""

@@ -1,0 +1,505 @@
+"""What a worker's grant lets it do on a bare bus."""
+
+import asyncio
+import json
+
+import pytest
+from agentos_contracts.grants import Grant
+from agentos_contracts.patterns import Pattern, called_pattern
+from agentos_engine.bus.bus import Bus
+from agentos_engine.bus.channels import Channels
+from agentos_engine.bus.connection import Peer
+from agentos_engine.bus.errors import BusError
+from agentos_engine.permissions.rules import OPERATORS_OWN, Permissions
+from agentos_engine.permissions.table import Grants
+from agentos_engine.storage.records import MemoryRecords
+from agentos_engine.triggers.http import Http
+from agentos_engine.triggers.registry import Bindings
+from agentos_engine.triggers.routes import Path
+
+
+def grant(uid="u1", owns=(), calls=None, **more) -> Grant:
+    patterns = None if calls is None else tuple(map(called_pattern, calls))
+    return Grant(uid, f"default/{uid}", tuple(map(Pattern.parse, owns)), calls=patterns, **more)
+
+
+def peer(uid="u1", role="worker") -> Peer:
+    return Peer("local", f"default/{uid}", uid, role, "pod")
+
+
+@pytest.fixture
+def worker(bus, join):
+    """Connects a worker with a grant."""
+
+    def connect(uid="u1", **given):
+        if given or not bus.grants.admits(peer(uid)):
+            bus.grants.take([grant(uid, **given)])
+        return join(peer=peer(uid))
+
+    return connect
+
+
+def register(worker, *function_ids: str) -> list[str]:
+    """Register functions; returns the ids of those that are refused at once."""
+    for function_id in function_ids:
+        worker.send(type="registerfunction", id=function_id)
+    return [each["function_id"] for each in worker.take("registrationrejected")]
+
+
+def call(worker, function_id: str, data=None, **more) -> dict:
+    """Call a function of the engine, or one that is refused at once; returns the answer."""
+    worker.send(type="invokefunction", invocation_id="c", function_id=function_id, data=data, **more)
+    return worker.take("invocationresult")[0]
+
+
+def bind(worker, function_id: str, trigger_type="t", trigger_id="b", config=None):
+    worker.send(
+        type="registertrigger", id=trigger_id, trigger_type=trigger_type, function_id=function_id, config=config or {}
+    )
+    return [each["error"]["code"] for each in worker.take("triggerregistrationresult")]
+
+
+def serves(bus, function_id: str) -> list[str]:
+    owners = bus.registry.owners(function_id)
+    return [each.connection.peer.uid for each in owners.registrations] if owners is not None else []
+
+
+# Registering
+
+
+def test_a_worker_registers_what_it_owns_and_nothing_else(bus, worker):
+    one = worker(owns=["a::*", "tool::x"])
+    assert register(one, "a::f", "a::b::c", "a", "tool::x", "tool::y", "b::f", "ab::f", "tool") == [
+        "tool::y",
+        "b::f",
+        "ab::f",
+        "tool",
+    ]
+    assert sorted(one.connection.registrations) == ["a", "a::b::c", "a::f", "tool::x"]
+    assert bus.permissions_denied["registration"] == 4
+
+
+def test_a_worker_with_a_token_and_no_grant_may_do_nothing(bus, join):
+    one = join(peer=peer("unknown"))
+    assert register(one, "a::f") == ["a::f"]
+    assert call(one, "state::get")["error"]["code"] == "FORBIDDEN"
+    assert call(one, "nobody::has")["error"]["code"] == "FORBIDDEN"
+
+
+def test_who_needs_no_token_may_do_everything(bus, join):
+    one = join()
+    assert register(one, "a::f") == []
+    assert serves(bus, "a::f") == [""]
+
+
+def test_what_was_refused_is_served_once_the_grant_covers_it(bus, worker):
+    one = worker(owns=["a::*"])
+    assert register(one, "b::f") == ["b::f"]
+    bus.grants.take([grant(owns=["a::*", "b::f"])])
+    assert serves(bus, "b::f") == ["u1"]
+    assert one.connection.waiting == {}
+
+
+def test_what_a_grant_no_longer_covers_gets_no_new_calls_while_those_in_flight_go_on(bus, worker, join):
+    one, caller = worker(owns=["a::*"]), join()
+    register(one, "a::f")
+    caller.send(type="invokefunction", invocation_id="1", function_id="a::f", data={})
+    given = one.take("invokefunction")[0]
+    bus.grants.take([grant(owns=["b::*"])])
+    assert call(caller, "a::f")["error"]["code"] == "function_not_found"
+    one.send(type="invocationresult", invocation_id=given["invocation_id"], function_id="a::f", result=1)
+    assert caller.take("invocationresult")[0]["result"] == 1
+
+
+def test_replicas_of_one_worker_share_a_function(bus, worker):
+    one, two = worker(owns=["a::*"]), worker()
+    register(one, "a::f")
+    assert register(two, "a::f") == []
+    assert serves(bus, "a::f") == ["u1", "u1"]
+
+
+def test_two_workers_never_serve_one_function_even_when_both_are_granted_it(bus, worker):
+    one, two = worker("u1", owns=["a::*"]), worker("u2", owns=["a::f"])
+    register(one, "a::f")
+    assert register(two, "a::f") == ["a::f"]
+    assert serves(bus, "a::f") == ["u1"]
+    one.end()
+    assert serves(bus, "a::f") == ["u2"]
+
+
+def test_a_function_changes_hands_in_one_step(bus, worker):
+    one, two = worker("u1", owns=["a::*"]), worker("u2", owns=["b::*"])
+    register(one, "a::f")
+    register(two, "a::f")
+    seen = []
+    bus.watchers.append(lambda connection: seen.append(serves(bus, "a::f")))
+    bus.grants.take([grant("u2", owns=["a::*"]), grant("u1", owns=[])])
+    assert serves(bus, "a::f") == ["u2"]
+    assert all(len(each) <= 1 for each in seen)
+
+
+async def test_what_a_worker_did_not_declare_waits_five_seconds_before_it_is_refused(bus, worker, clock):
+    one = worker(discover=True)
+    assert register(one, "a::f") == []
+    assert serves(bus, "a::f") == []
+    await clock.advance(4.9)
+    assert one.take("registrationrejected") == []
+    await clock.advance(0.2)
+    assert [each["function_id"] for each in one.take("registrationrejected")] == ["a::f"]
+
+
+async def test_what_is_granted_meanwhile_is_never_told_refused(bus, worker, clock):
+    one = worker(discover=True)
+    register(one, "a::f")
+    bus.grants.take([grant(discover=True, owns=["a::f"])])
+    assert serves(bus, "a::f") == ["u1"]
+    await clock.advance(10)
+    assert one.take() == []
+
+
+def test_what_waits_is_told_to_the_operator(bus, worker):
+    from agentos_engine.triggers.connections import entry
+
+    one = worker(owns=["a::*"])
+    register(one, "b::f", "a::f")
+    assert entry(one.connection)["waiting"] == ["b::f"]
+    assert entry(one.connection)["functions"] == ["a::f"]
+
+
+def test_what_waits_counts_against_the_limits_and_goes_with_the_connection(bus, worker):
+    one = worker(owns=["a::*"])
+    register(one, "b::f", "b::f")
+    before = one.connection.registered_bytes
+    assert before > 0
+    one.send(type="unregisterfunction", id="b::f")
+    assert one.connection.registered_bytes == 0
+    register(one, "b::f")
+    one.end()
+    bus.grants.take([grant(owns=["b::f"])])
+    assert serves(bus, "b::f") == []
+
+
+def test_a_worker_that_leaves_gets_no_new_calls_and_makes_its_own(bus, worker, join):
+    one, caller = worker(owns=["a::*"]), join()
+    register(one, "a::f")
+    register(caller, "x::f")
+    bus.grants.take([grant(owns=["a::*"], leaving=True)])
+    assert call(caller, "a::f")["error"]["code"] == "function_not_found"
+    one.send(type="invokefunction", invocation_id="1", function_id="x::f", data={})
+    assert caller.take("invokefunction")[0]["function_id"] == "x::f"
+    assert not bus.grants.admits(peer())
+
+
+def test_a_worker_whose_grant_is_removed_is_sent_away(bus, worker):
+    one = worker(owns=["a::*"])
+    register(one, "a::f")
+    bus.grants.take([], ["u1"])
+    assert one.wire.ended
+    assert serves(bus, "a::f") == []
+    assert bus.connections == {}
+
+
+def test_a_complete_list_revokes_who_is_not_on_it(bus, worker):
+    one, two = worker("u1", owns=["a::*"]), worker("u2", owns=["b::*"])
+    bus.grants.take([grant("u2", owns=["b::*"])], complete=True)
+    assert one.wire.ended
+    assert not two.wire.ended
+
+
+def test_the_operators_own_functions_are_for_the_operator(bus, worker, join):
+    one, operator = worker(), join(peer=peer("op", "operator"))
+    function_id = f"{OPERATORS_OWN}connections"
+    assert register(one, function_id) == [function_id]
+    assert register(operator, function_id) == []
+    assert call(one, function_id)["error"]["code"] == "FORBIDDEN"
+    assert call(one, function_id, action={"type": "enqueue", "queue": "q"})["error"]["code"] == "FORBIDDEN"
+    assert bind(one, function_id) == ["FORBIDDEN"]
+
+
+# Calling
+
+
+@pytest.mark.parametrize(
+    ("calls", "function_id", "allowed"),
+    [
+        (None, "b::f", True),
+        (None, "vault::get", False),
+        (None, "approval::resolve", False),
+        (None, "state::get", True),
+        ([], "b::f", False),
+        ([], "state::get", False),
+        ([], "a::own", True),
+        ([], "engine::workers::register", True),
+        ([], "engine::log::info", True),
+        (["b::*"], "b::f", True),
+        (["b::*"], "b2::f", False),
+        (["vault::get"], "vault::get", True),
+        (["vault::get"], "vault::set", False),
+        (["publish"], "publish", True),
+        (["publish"], "publish::x", False),
+    ],
+)
+def test_what_may_be_called(calls, function_id, allowed):
+    permissions = Permissions(grant(owns=["a::*"], calls=calls))
+    for _ in range(2):  # the second time out of what is remembered
+        if allowed:
+            permissions.check_call(function_id)
+        else:
+            with pytest.raises(BusError) as caught:
+                permissions.check_call(function_id)
+            assert caught.value.code == "FORBIDDEN"
+
+
+def test_the_message_has_the_line_to_add(bus, worker):
+    one = worker(calls=["b::*"])
+    error = call(one, "memory::recall")["error"]
+    assert error["code"] == "FORBIDDEN"
+    assert "default/u1" in error["message"]
+    assert 'spec.calls:   - "memory::recall"' in error["message"]
+    assert bus.permissions_denied["call"] == 1
+
+
+def test_a_sensitive_function_says_that_it_must_be_named(worker):
+    message = call(worker(), "vault::get")["error"]["message"]
+    assert "sensitive" in message
+    assert '- "vault::get"' in message
+
+
+def test_void_and_enqueued_calls_are_refused_as_well(bus, worker, join):
+    one, other = worker(calls=[]), join()
+    register(other, "b::f")
+    one.send(type="invokefunction", function_id="b::f", data={}, action={"type": "void"})
+    one.send(type="invokefunction", invocation_id="1", function_id="b::f", data={}, action={"type": "void"})
+    assert other.take() == []
+    assert call(one, "b::f", action={"type": "enqueue", "queue": "q"})["error"]["code"] == "FORBIDDEN"
+
+
+def test_calls_change_with_the_grant_at_once(bus, worker, join):
+    one, other = worker(calls=["b::*"]), join()
+    register(other, "b::f")
+    one.send(type="invokefunction", invocation_id="1", function_id="b::f", data={})
+    assert len(other.take("invokefunction")) == 1
+    bus.grants.take([grant(calls=[])])
+    assert call(one, "b::f")["error"]["code"] == "FORBIDDEN"
+
+
+# Having functions called by the engine
+
+
+def test_a_trigger_may_only_call_what_the_worker_may(bus, worker):
+    bus.triggers.serve("t", Bindings())
+    one = worker(owns=["a::*"], calls=["b::*"])
+    register(one, "a::f")
+    assert bind(one, "a::f") == []
+    assert bind(one, "b::f") == []
+    assert bind(one, "c::f") == ["FORBIDDEN"]
+    assert bind(one, "a::f", config={"condition_function_id": "c::f"}) == ["FORBIDDEN"]
+    assert bind(one, "a::f", config={"middleware_function_ids": ["c::f"]}) == ["FORBIDDEN"]
+    assert bus.permissions_denied["trigger"] == 3
+
+
+def test_a_trigger_for_a_function_that_waits_waits_with_it(bus, worker):
+    bus.triggers.serve("t", Bindings())
+    one = worker(discover=True, calls=[])
+    register(one, "a::f")
+    assert bind(one, "a::f") == []
+    assert one.connection.bindings == {}
+    bus.grants.take([grant(discover=True, calls=[], owns=["a::f"])])
+    assert list(one.connection.bindings) == ["b"]
+    bus.grants.take([grant(discover=True, calls=[])])
+    assert one.connection.bindings == {}
+
+
+def test_registering_a_sensitive_function_gives_no_way_to_have_it_called(bus, worker, join):
+    bus.triggers.serve("t", Bindings())
+    vault = worker("vault", owns=["vault::*"])
+    register(vault, "vault::get")
+    one = worker("u1", discover=True)
+    register(one, "vault::get")
+    bind(one, "vault::get")
+    assert one.connection.bindings == {}
+    vault.end()
+    assert one.connection.bindings == {}
+
+
+def test_triggers_go_when_the_grant_no_longer_covers_what_they_call(bus, worker):
+    bus.triggers.serve("t", Bindings())
+    one = worker(calls=["b::*"])
+    bind(one, "b::f")
+    bus.grants.take([grant(calls=[])])
+    assert one.connection.bindings == {}
+    assert one.take("triggerregistrationresult")[0]["error"]["code"] == "FORBIDDEN"
+
+
+def test_the_state_scopes_limit_state_triggers_and_indirect_calls(bus, worker):
+    bus.triggers.serve("state", Bindings())
+    one = worker(owns=["a::*"], state_scopes=("mine", "chat-*"))
+    register(one, "a::f")
+    assert bind(one, "a::f", "state", config={"scope": "mine"}) == []
+    assert bind(one, "a::f", "state", config={"scope": "other"}) == ["FORBIDDEN"]
+    assert bind(one, "a::f", "state") == ["FORBIDDEN"]
+    assert bind(one, "state::set") == ["FORBIDDEN"]
+    assert call(one, "state::set", action={"type": "enqueue", "queue": "q"})["error"]["code"] == "FORBIDDEN"
+
+
+# What has one owner besides functions
+
+
+def test_a_route_belongs_to_the_worker_that_had_it_first(bus, worker):
+    http = Http(bus=bus, channels=Channels(bus.clock))
+    bus.triggers.serve("http", http, shared=False)
+    one, two = worker("u1", owns=["a::*"]), worker("u2", owns=["b::*"])
+    register(one, "a::f")
+    register(two, "b::f")
+    route = {"api_path": "login", "http_method": "POST"}
+    assert bind(one, "a::f", "http", "1", route) == []
+    two.send(type="registertrigger", id="2", trigger_type="http", function_id="b::f", config=route)
+    assert "default/u1" in two.take("triggerregistrationresult")[0]["error"]["message"]
+
+    def served() -> str:
+        found = http._routes.get(Path.parse("login"), "POST")
+        return http._choose(found).binding.function_id
+
+    assert served() == "a::f"
+    again = worker("u1")
+    register(again, "a::f")
+    bind(again, "a::f", "http", "1", route)
+    one.end()
+    assert served() == "a::f"
+    again.end()
+    assert served() == "b::f"
+
+
+def test_a_trigger_type_belongs_to_the_worker_that_provided_it_first(bus, worker):
+    one, two, user = worker("u1"), worker("u2"), worker("u3", owns=["c::*"])
+    one.send(type="registertriggertype", id="mail", description="")
+    two.send(type="registertriggertype", id="mail", description="")
+    assert "default/u1" in two.take("error")[0]["error"]["message"]
+    register(user, "c::f")
+    bind(user, "c::f", "mail")
+    assert len(one.take("registertrigger")) == 1
+    assert two.take("registertrigger") == []
+    one.end()
+    assert len(two.take("registertrigger")) == 1
+
+
+def test_another_workers_trigger_id_does_not_take_its_place(bus, worker):
+    provider, one, two = worker("p"), worker("u1", owns=["a::*"]), worker("u2", owns=["b::*"])
+    provider.send(type="registertriggertype", id="mail", description="")
+    bind(one, "a::f", "mail", "same")
+    bind(two, "b::f", "mail", "same")
+    assert [each["function_id"] for each in provider.take("registertrigger")] == ["a::f"]
+    assert provider.take("unregistertrigger") == []
+
+
+# The table
+
+
+def test_grants_are_kept_and_come_back(bus):
+    async def go():
+        store = MemoryRecords()
+        first = Grants(bus)
+        await first.load(store)
+        assert await first.apply([grant("u1", owns=["a::*"]), grant("u2")]) == 2
+        await first.apply([], ["u2"])
+        again = Grants(bus)
+        await again.load(store)
+        return again.all()
+
+    assert asyncio.run(go()) == [grant("u1", owns=["a::*"])]
+
+
+def test_a_kept_grant_that_cannot_be_read_counts_as_none(bus):
+    async def go():
+        store = MemoryRecords()
+        await store.change({"u1": b"{", "u2": json.dumps(grant("u2").to_wire()).encode()})
+        await bus.grants.load(store)
+
+    asyncio.run(go())
+    assert [each.uid for each in bus.grants.all()] == ["u2"]
+
+
+def test_who_waits_for_a_grant_is_admitted_when_it_comes_and_turned_away_when_it_does_not(bus):
+    async def go():
+        waiting = [asyncio.ensure_future(bus.grants.wait_for(peer("u1"), 5)) for _ in range(3)]
+        await asyncio.sleep(0)
+        bus.grants.take([grant("u1")])
+        assert await asyncio.gather(*waiting) == [True, True, True]
+        return await bus.grants.wait_for(peer("u2"), 0.01)
+
+    assert asyncio.run(go()) is False
+
+
+# Workers that sleep
+
+
+def sleeping(**more) -> Grant:
+    return grant(owns=["a::*"], sleeping=True, **more)
+
+
+async def put_to_sleep(bus, worker, store):
+    """A worker with a function and a trigger that was scaled to nothing."""
+    bus.triggers.serve("t", Bindings())
+    await bus.grants.load(MemoryRecords())
+    await bus.sleepers.load(store)
+    one = worker(owns=["a::*"])
+    one.send(type="registerfunction", id="a::f", description="does", metadata={"x": 1})
+    bind(one, "a::f", config={"y": 2})
+    bus.grants.take([sleeping()])
+    one.end()
+    await asyncio.sleep(0)
+
+
+async def test_what_a_sleeping_worker_registered_stays_and_calls_say_that_it_sleeps(bus, worker, join):
+    await put_to_sleep(bus, worker, MemoryRecords())
+    (owner,) = bus.registry.owners("a::f").registrations
+    assert (owner.description, owner.metadata) == (b'"does"', b'{"x": 1}')
+    assert [(each.function_id, each.config) for each in bus.triggers] == [("a::f", b'{"y": 2}')]
+    error = call(join(), "a::f")["error"]
+    assert error["code"] == "worker_asleep"
+    assert "default/u1" in error["message"]
+    assert not bus.notify("a::f", b"{}")
+    assert len(bus.connections) == 1
+
+
+async def test_it_survives_the_engine(bus, worker, clock):
+    store = MemoryRecords()
+    await put_to_sleep(bus, worker, store)
+    again = Bus(clock=clock)
+    again.triggers.serve("t", Bindings())
+    again.grants.take([sleeping()])
+    await again.sleepers.load(store)
+    assert again.registry.owners("a::f") is not None
+    assert [each.function_id for each in again.triggers] == ["a::f"]
+
+
+async def test_a_worker_that_is_back_takes_its_place(bus, worker, join, clock):
+    store = MemoryRecords()
+    await put_to_sleep(bus, worker, store)
+    bus.grants.take([grant(owns=["a::*"])])
+    back = worker()
+    register(back, "a::f")
+    caller = join()
+    caller.send(type="invokefunction", invocation_id="1", function_id="a::f", data={})
+    assert len(back.take("invokefunction")) == 1
+    await clock.advance(6)
+    assert [each.connection for each in bus.registry.owners("a::f").registrations] == [back.connection]
+    assert await store.load() == {}
+    assert len(bus.sleepers) == 0
+
+
+async def test_a_sleeping_worker_keeps_only_what_its_grant_covers(bus, worker):
+    store = MemoryRecords()
+    await put_to_sleep(bus, worker, store)
+    bus.grants.take([grant(owns=["b::*"], sleeping=True)])
+    assert bus.registry.owners("a::f") is None
+
+
+async def test_a_sleeping_worker_that_is_deleted_leaves_nothing(bus, worker):
+    store = MemoryRecords()
+    await put_to_sleep(bus, worker, store)
+    bus.grants.take([], ["u1"])
+    await asyncio.sleep(0)
+    assert bus.registry.owners("a::f") is None
+    assert list(bus.triggers) == []
+    assert await store.load() == {}
