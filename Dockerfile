@@ -2,7 +2,8 @@
 # Only `python3 -m venv` is used of the base image, so any image with Python 3.13 and venv serves as one.
 
 FROM python:3.13-slim AS dependencies
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+# Without the columns of tracebacks an engine takes several megabytes less.
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONNODEBUGRANGES=1
 RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/agentos
 COPY requirements.lock /src/
 RUN /opt/build/bin/pip --python /opt/agentos/bin/python3 install \
@@ -35,6 +36,7 @@ LABEL org.opencontainers.image.title="AgentOS on Kubernetes" \
       org.opencontainers.image.version="${VERSION}"
 ENV PATH=/opt/agentos/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONNODEBUGRANGES=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp
 COPY --from=dependencies /opt/agentos /opt/agentos

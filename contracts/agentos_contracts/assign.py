@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from agentos_contracts.grants import is_sensitive
 from agentos_contracts.patterns import Pattern, PatternError, reserved_by
 
 MAX_HOLDERS = 256
@@ -146,7 +147,11 @@ def unclaimable(function_id: str) -> str:
         return str(error)
     if function_id.endswith("*"):
         return f"{function_id}: a function's own id must not end in *"
-    return f"{function_id} belongs to the engine" if reserved_by(pattern) else ""
+    if reserved_by(pattern):
+        return f"{function_id} belongs to the engine"
+    if is_sensitive(function_id):  # who calls it trusts it with secrets or decisions: nobody is it by chance
+        return f"{function_id} is sensitive: spec.owns has to name it"
+    return ""
 
 
 def assign(claimants: Iterable[Claimant], recorded: Mapping[str, Sequence[Holder]], now: str) -> Assignment:
