@@ -67,7 +67,15 @@ def install(cluster: Cluster) -> str:
     if kept:
         cluster.kubectl("delete", "workers", "--all", "--all-namespaces", "--timeout=60s")
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    cluster.helm(*(str(ROOT / word) if word == "charts/agentos" else word for word in command))
+    helm = [str(ROOT / word) if word == "charts/agentos" else word for word in command]
+    try:
+        cluster.helm(*helm)
+    except ClusterError as error:
+        # On a busy machine Helm repeats a write of the release that had gone through, and trips over its own record.
+        if kept or "release: already exists" not in str(error):
+            raise
+        cluster.helm("uninstall", "agentos", "--namespace", NAMESPACE, "--ignore-not-found", "--wait")
+        cluster.helm(*helm)
     if kept:
         cluster.kubectl("rollout", "restart", "-n", NAMESPACE, "deployment/agentos-operator")
         cluster.kubectl("rollout", "status", "-n", NAMESPACE, "deployment/agentos-operator", "--timeout=60s")

@@ -121,6 +121,24 @@ def is_sensitive(function_id: str) -> bool:
     return any(each.matches(function_id) for each in SENSITIVE)
 
 
+def is_named(calls: Iterable[Pattern], function_id: str) -> bool:
+    """True when one of these patterns covers a function, and names it if it is sensitive.
+
+    A pattern that covers more than what is sensitive, such as ``engine::*``, names nothing of it.
+    """
+    matching = [each for each in calls if each.matches(function_id)]
+    if not matching or not is_sensitive(function_id):
+        return bool(matching)
+    return any(each.is_exact or _is_within_sensitive(each) for each in matching)
+
+
+def _is_within_sensitive(pattern: Pattern) -> bool:
+    return any(
+        not each.is_exact and pattern.text.removesuffix("*").startswith(each.text.removesuffix("*"))
+        for each in SENSITIVE
+    )
+
+
 def scope_matches(entry: str, scope: str) -> bool:
     """True when an entry of ``state_scopes`` covers a scope of ``state::*``."""
     return scope.startswith(entry[:-1]) if entry.endswith("*") else scope == entry

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from agentos_contracts.grants import Grant, GrantError, is_sensitive, scope_matches
+from agentos_contracts.grants import Grant, GrantError, is_named, is_sensitive, scope_matches
 from agentos_contracts.patterns import Pattern
 
 FULL = {
@@ -85,6 +85,27 @@ def test_only_an_object_is_a_grant(value: object):
 )
 def test_sensitive_functions(function_id: str, sensitive: bool):
     assert is_sensitive(function_id) is sensitive
+
+
+@pytest.mark.parametrize(
+    ("calls", "function_id", "named"),
+    [
+        ("vault::*", "vault::get", True),
+        ("vault::g*", "vault::get", True),
+        ("vault::get", "vault::get", True),
+        ("vault::set", "vault::get", False),
+        ("approval::resolve", "approval::resolve", True),
+        ("approval::*", "approval::resolve", False),
+        ("approval::*", "approval::list_pending", True),
+        ("engine::*", "engine::logs::clear", False),
+        ("engine::*", "engine::logs::list", True),
+        ("iii::*", "iii::queue::redrive", False),
+        ("iii::queue::*", "iii::queue::redrive", True),
+        ("configuration::*", "configuration::set", False),
+    ],
+)
+def test_a_wide_pattern_does_not_name_what_is_sensitive(calls: str, function_id: str, named: bool):
+    assert is_named([Pattern.parse(calls)], function_id) is named
 
 
 @pytest.mark.parametrize(

@@ -109,10 +109,18 @@ class Exec:
             environment.setdefault("III_URL", url)
             environment.setdefault("III_ENGINE_URL", url)
         log.info("running a command", extra={"exec": command})
-        self._process = await asyncio.create_subprocess_shell(
-            command, env=environment, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_shell(
+                command, env=environment, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            )
         )
-        return await self._process.wait()
+        try:
+            process = await asyncio.shield(starting)
+            self._process = process
+        except asyncio.CancelledError:
+            self._process = await starting  # it may run already, and is ended with all that it has started
+            raise
+        return await process.wait()
 
     async def _end(self) -> None:
         """End the process that runs and all that it started."""

@@ -1,4 +1,4 @@
-"""Files that others replace while the engine runs: certificates, keys, mounted Secrets and ConfigMaps."""
+"""Files that others replace while the engine runs: its config, certificates, keys; mounted Secrets and ConfigMaps."""
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,16 +9,7 @@ from agentos_engine.clock import Clock
 INTERVAL = 0.5
 """Seconds between two looks. A change counts when it is the same for two looks: a file may be half written."""
 
-Signature = tuple[int, ...] | None
-
-
-def signature(path: Path) -> Signature:
-    """What tells one state of a file from another; None when there is none. The change time cannot be set back."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+_Signature = tuple[int, ...] | None
 
 
 class Followed:
@@ -43,5 +34,14 @@ class Followed:
                 if isinstance(result, Awaitable):
                     await result
 
-    def _look(self) -> list[Signature]:
-        return [signature(each) for each in self._paths]
+    def _look(self) -> list[_Signature]:
+        return [_signature(each) for each in self._paths]
+
+
+def _signature(path: Path) -> _Signature:
+    """What tells one state of a file from another; None when there is none. The change time cannot be set back."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -35,7 +35,7 @@ MAX_TEXT = 8192
 """Characters of each text of an error that a server made up."""
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-_OWN_SETTINGS = "AGENTOS_"
+_OWN_SETTINGS = ("AGENTOS_", "OTEL_")
 """Variables that hold the engine's own settings; no worker may have them sent anywhere."""
 
 
@@ -203,7 +203,7 @@ def _read(function_id: str, definition: bytes) -> _Definition:
         if not _VARIABLE.fullmatch(secret.variable):  # not repeated: it may well be the secret itself
             raise _refused("auth: the key must be the name of an environment variable of the engine, not the secret")
         if secret.variable.startswith(_OWN_SETTINGS):
-            raise _refused(f"auth: variables that begin with {_OWN_SETTINGS} are the engine's own settings")
+            raise _refused(f"auth: variables that begin with {', '.join(_OWN_SETTINGS)} are the engine's own settings")
     seconds = DEFAULT_TIMEOUT if fields.timeout_ms is None else min(fields.timeout_ms / 1000, MAX_TIMEOUT)
     return _Definition(function_id, fields.url, method, seconds, headers, secret)
 

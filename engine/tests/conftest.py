@@ -63,6 +63,12 @@ class Peer:
         self.bus.disconnect(self.connection)
 
 
+@pytest.fixture(autouse=True)
+def short_log(monkeypatch):
+    """Storages begin with a short write-ahead log: to lengthen it for each test would take longer than the test."""
+    monkeypatch.setattr("agentos_engine.storage.sqlite.LOG_ROOM", 1 << 60)
+
+
 @pytest.fixture
 def clock():
     """The bare bus's time, which stands still."""

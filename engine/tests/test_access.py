@@ -21,6 +21,8 @@ from agentos_engine.access.session import TRUSTED, Session, SessionError, auth_i
 from agentos_engine.bus.errors import BusError
 from agentos_engine.config_file import options
 
+from tests.waiting import until
+
 # Patterns
 
 
@@ -662,13 +664,6 @@ async def guarded(run_engine, tmp_path):
         return made
 
     return start
-
-
-async def until(condition) -> None:
-    """Return when something is so."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  there is nothing that could be waited for
-            await asyncio.sleep(0.005)
 
 
 async def enter(guarded: Guarded, path: str = "/", **options):

@@ -10,12 +10,7 @@ from agentos_engine.bus.errors import BusError
 from agentos_engine.config import SettingsError
 from agentos_engine.config_file import options
 
-
-async def until(condition) -> None:
-    """Return when something is so."""
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110  there is nothing that could be waited for
-            await asyncio.sleep(0.005)
+from tests.waiting import until
 
 
 async def failure(work) -> BusError:

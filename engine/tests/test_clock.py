@@ -15,6 +15,8 @@ from agentos_engine.clock import SteppedClock
 from agentos_engine.config import read_settings
 from agentos_engine.server.websocket import Liveness
 
+from tests.waiting import until
+
 START = 1_800_000_000.0  # a whole minute
 HOUR, DAY, YEAR = 3600.0, 86_400.0, 365 * 86_400.0
 
@@ -77,13 +79,6 @@ bind("subscribe", "told", {"topic": "news"})
 worker.register_function("timed::ready", lambda data: True)
 threading.Event().wait()
 """
-
-
-async def until(condition):
-    """Return once something is so."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 class Timed:

@@ -14,6 +14,8 @@ from agentos_engine.console.options import ConsoleOptions
 from agentos_engine.console.recorder import MAX_PAYLOAD
 from agentos_engine.protocol.http import Request
 
+from tests.waiting import until
+
 ALWAYS = ConsoleOptions(always=True, payloads=True)
 
 
@@ -346,12 +348,6 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_sent(start):
 
 
 # Records
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_calls_are_listed_newest_first_and_shown_with_what_went_in_and_out(start):

@@ -10,6 +10,8 @@ from agentos_engine.config_file import parse
 from agentos_engine.console import readers
 from agentos_engine.console.options import ConsoleOptions
 
+from tests.waiting import until
+
 ALWAYS = ConsoleOptions(always=True, payloads=True)
 
 
@@ -84,12 +86,6 @@ async def start(run_engine):
     yield start
     for console in started:
         console.close()
-
-
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def call(console, function_id, payload):

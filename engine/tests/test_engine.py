@@ -3,13 +3,14 @@
 import asyncio
 import json
 import socket
-import time
 
 import pytest
 import websockets
 from agentos_engine.app import effective
 from agentos_engine.config import SettingsError, read_settings
 from agentos_engine.config_file import default_config, parse
+
+from tests.waiting import until
 
 
 def config_text(*entries, **more):
@@ -29,14 +30,6 @@ async def run_config(run_engine, tmp_path):
         return await run_engine("--config", str(path))
 
     return run
-
-
-async def until(probe, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not (found := await probe()):
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.05)
-    return found
 
 
 def test_flags_win_over_the_file_and_without_one_only_this_machine_can_connect():
@@ -201,6 +194,31 @@ async def test_check_73_calls_are_held_to_what_is_exposed_and_listings_too(guard
     assert "error" not in await client.ask("engine::log::info", {"message": "m"})
     assert "error" not in await client.ask("engine::channels::create", {})
     assert (await client.ask("engine::workers::list", {}))["error"]["code"] == "FORBIDDEN"
+
+
+async def test_rules_hold_for_what_is_called_by_a_queue_too(run_config):
+    """What looks at who calls finds nobody when a queue calls it, and a payload may name another function."""
+    names = ("engine::queue::enqueue", "engine::register_trigger", "public::f")
+    exposed = {"expose_functions": [f'match("{name}")' for name in names]}
+    running = await run_config(
+        MANAGER,
+        ("iii-worker-manager#rbac", {"host": "127.0.0.1", "port": 0, "rbac": exposed}),
+        ("iii-queue", {}),
+    )
+    running.rbac_port = running.engine.modules["worker-manager#rbac"].port
+    client = await connect(running)
+    job = {"queue": "default", "function_id": "private::f", "data": {}}
+    assert (await client.ask("engine::queue::enqueue", job))["error"]["code"] == "FORBIDDEN"
+    assert "error" not in await client.ask("engine::queue::enqueue", {**job, "function_id": "public::f"})
+    for deputy in ("engine::queue::enqueue", "engine::register_trigger"):
+        assert (await client.ask("engine::queue::enqueue", {**job, "function_id": deputy}))["error"][
+            "code"
+        ] == "FORBIDDEN"
+        queued = {"invocation_id": "i", "function_id": deputy, "data": job}
+        await client.send(type="invokefunction", action={"type": "enqueue", "queue": "default"}, **queued)
+        assert (await client.receive("invocationresult"))["error"]["code"] == "FORBIDDEN"
+        await client.send(type="registertrigger", id="t", trigger_type="cron", function_id=deputy, config={})
+        assert (await client.receive("triggerregistrationresult"))["error"]["code"] == "FORBIDDEN"
 
 
 async def test_check_74_a_prefix_is_for_others_and_never_for_the_worker_itself(guarded):

@@ -1,22 +1,14 @@
 """The module ``exec``: commands that run beside the engine."""
 
-import asyncio
 import json
 import os
-import time
 
 import pytest
 from agentos_engine.bus.bus import Bus
 from agentos_engine.config_file import options
 from agentos_engine.exec import Exec
 
-
-async def until(probe, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not (found := probe()):
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.02)
-    return found
+from tests.waiting import until
 
 
 def lines(path):

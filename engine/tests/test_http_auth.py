@@ -153,6 +153,16 @@ def test_without_settings_an_open_engine_asks_for_nothing_and_one_with_tokens_fo
     assert b"apiKeysFile" in refused.body
 
 
+def test_a_refusal_says_how_a_key_is_sent(tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("k" * 40)
+    guarded = http_auth(HttpAuthOptions(api_keys_file=str(keys)), False, ManualClock())
+    assert guarded is not None
+    body = guarded.check(Request("GET", "/a"), ["a"], "GET", lambda: "").body
+    assert all(each in body for each in (b"x-api-key", b"Authorization", b"Bearer"))
+    assert b"redacted" not in body
+
+
 def test_an_engine_that_takes_no_jwt_does_not_load_what_only_that_needs(tmp_path):
     script = (
         "import sys, agentos_engine.__main__\n"

@@ -15,6 +15,8 @@ from agentos_engine.http_functions import HttpFunctions
 from agentos_engine.protocol.http import Response
 from agentos_engine.server.http import HttpServer
 
+from tests.waiting import until
+
 SECRET = "s3cr3t-value"
 OPEN = options.HttpFunctions(block_private_ips=False, require_https=False)
 
@@ -67,12 +69,6 @@ def refusal(peer) -> str:
     [message] = peer.take("error")
     assert message["error"]["code"] == "registration_refused"
     return message["error"]["message"]
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  there is nothing that could be waited for
-            await asyncio.sleep(0)
 
 
 async def failure(work) -> BusError:
@@ -302,6 +298,7 @@ async def test_a_name_that_turns_out_to_be_private_fails_the_call(bus, join, sta
         ({"auth": {"type": "bearer"}}, "token_key"),
         ({"auth": {"type": "bearer", "token_key": "not a variable!"}}, "environment variable"),
         ({"auth": {"type": "bearer", "token_key": "AGENTOS_VERIFY_KEYS"}}, "AGENTOS_"),
+        ({"auth": {"type": "bearer", "token_key": "OTEL_EXPORTER_OTLP_HEADERS"}}, "OTEL_"),
         ({"auth": {"type": "api_key", "header": "x y", "value_key": "A"}}, "auth.header"),
         ({"auth": {"type": "api_key", "header": "x-iii-timestamp", "value_key": "A"}}, "auth.header"),
     ],

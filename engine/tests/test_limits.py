@@ -24,6 +24,8 @@ from agentos_engine.limits import Limits, default_memory, of_config, usable_memo
 from agentos_engine.server.liveness import received_lately
 from agentos_engine.server.websocket import Liveness
 
+from tests.waiting import until
+
 MIB = 1 << 20
 
 
@@ -126,7 +128,7 @@ def test_calls_in_all_are_bounded_and_who_has_the_most_is_refused_first(join):
     assert "agentos.limits.calls (now 12)" in refused[0]["error"]["message"]
     ask(modest, "a::f")
     assert modest.take() == []
-    assert bus.limits_hit == {"calls": 14}
+    assert bus.bounds.hit == {"calls": 14}
 
 
 def test_functions_and_triggers_in_all_are_bounded(join):
@@ -389,13 +391,6 @@ async def still_answers(caller, seconds=2.0):
     assert time.monotonic() - before < seconds
 
 
-async def until(probe, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not probe():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
 async def test_peers_that_read_nothing_of_their_answers_are_bounded_together_and_stall_nobody(
     run_engine, deaf, answering
 ):
@@ -413,7 +408,7 @@ async def test_peers_that_read_nothing_of_their_answers_are_bounded_together_and
                 peer.write(call)
         await still_answers(caller)
         most = max(most, backlog.total)
-    await until(lambda: bus.limits_hit.get("unsent_bytes"))
+    await until(lambda: bus.bounds.hit.get("unsent_bytes"))
     await still_answers(caller)
     assert most <= backlog.limit
     assert len(bus.connections) > 3, "not all of them had to go"
@@ -440,8 +435,8 @@ async def test_a_flood_for_slow_workers_is_refused_before_they_are_cut(run_engin
         async with asyncio.timeout(0.2):
             while True:
                 codes.add((await flooder.receive("invocationresult"))["error"]["code"])
-    assert bus.limits_hit["unsent_of_worker"] > 0
-    assert "unsent_bytes" not in bus.limits_hit
+    assert bus.bounds.hit["unsent_of_worker"] > 0
+    assert "unsent_bytes" not in bus.bounds.hit
     assert len(bus.connections) == 8, "no worker was cut for what a stranger sent it"
 
 
@@ -559,7 +554,7 @@ async def test_connections_are_bounded_and_those_there_are_go_on(run_engine, ans
             await each.settled()
     await more[0].settled()
     await still_answers(caller)
-    assert running.engine.bus.limits_hit == {"connections": 2}
+    assert running.engine.bus.bounds.hit == {"connections": 2}
     await more[0].socket.close()
     await until(lambda: len(running.engine.bus.connections) == 2)
     await (await running.connect()).settled()

@@ -5,12 +5,13 @@ import contextlib
 import json
 import os
 import struct
-import time
 
 import pytest
 from agentos_contracts.tokens import SigningKey
 from agentos_engine import limits
 from agentos_engine.server.websocket import Liveness
+
+from tests.waiting import until
 
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -66,13 +67,6 @@ async def impatient(run_engine):
         engine.parts.liveness = Liveness(ping_interval=0.05, silent_after=0.15, silence_timeout=3.0)
 
     return await run_engine(prepare=prepare)
-
-
-async def until(probe, seconds=5.0):
-    deadline = time.monotonic() + seconds
-    while not probe():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 async def test_a_silent_worker_gets_no_new_calls_keeps_its_call_and_is_back_at_its_first_sign(impatient):

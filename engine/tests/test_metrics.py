@@ -16,6 +16,8 @@ from agentos_engine.storage.queues import Waiting
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_prometheus
 
+from tests.waiting import until
+
 CONFIG = """
 workers:
   - {name: iii-worker-manager, config: {port: 0, host: 127.0.0.1}}
@@ -235,13 +237,6 @@ async def scrape(running, accept: str = "*/*") -> tuple[bytes, str]:
 async def value(running, name: str, **labels: str) -> float | None:
     """One sample of a scrape; None when it is not there."""
     return samples((await scrape(running))[1]).get((name, tuple(sorted(labels.items()))))
-
-
-async def until(condition):
-    """Return when what is awaited holds."""
-    async with asyncio.timeout(10):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 class TestScrape:

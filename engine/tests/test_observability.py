@@ -11,8 +11,9 @@ from agentos_engine.observability import module as module_file
 from agentos_engine.observability import spans as spans_file
 from agentos_engine.observability.config import ObservabilityConfig, Sampling, TraceStorage
 from agentos_engine.observability.module import MAX_FRAME, Observability
-from agentos_engine.observability.sampling import TokenBucket, sampled
+from agentos_engine.observability.sampling import sampled
 from agentos_engine.observability.trace_context import parse_traceparent
+from agentos_engine.token_bucket import TokenBucket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

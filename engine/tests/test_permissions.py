@@ -6,13 +6,17 @@ import json
 import pytest
 from agentos_contracts.grants import Grant
 from agentos_contracts.patterns import Pattern, called_pattern
+from agentos_engine.builtins import engine as engine_functions
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.channels import Channels
 from agentos_engine.bus.connection import Peer
 from agentos_engine.bus.errors import BusError
-from agentos_engine.permissions.rules import OPERATORS_OWN, Permissions
+from agentos_engine.bus.sleepers import WAKING
+from agentos_engine.bus.waiting import TELLS
+from agentos_engine.permissions.rules import FOR_CALLERS, OPERATORS_OWN, Permissions
 from agentos_engine.permissions.table import Grants
 from agentos_engine.storage.records import MemoryRecords
+from agentos_engine.triggers.connections import LONGEST, MOST_WAITING, entry
 from agentos_engine.triggers.http import Http
 from agentos_engine.triggers.registry import Bindings
 from agentos_engine.triggers.routes import Path
@@ -210,6 +214,7 @@ def test_the_operators_own_functions_are_for_the_operator(bus, worker, join):
     one, operator = worker(), join(peer=peer("op", "operator"))
     function_id = f"{OPERATORS_OWN}connections"
     assert register(one, function_id) == [function_id]
+    assert register(join(peer=peer("me", "host")), function_id) == [function_id]
     assert register(operator, function_id) == []
     assert call(one, function_id)["error"]["code"] == "FORBIDDEN"
     assert call(one, function_id, action={"type": "enqueue", "queue": "q"})["error"]["code"] == "FORBIDDEN"
@@ -308,6 +313,19 @@ def test_a_trigger_for_a_function_that_waits_waits_with_it(bus, worker):
     assert list(one.connection.bindings) == ["b"]
     bus.grants.take([grant(discover=True, calls=[])])
     assert one.connection.bindings == {}
+
+
+def test_a_trigger_waits_no_longer_when_its_function_is_taken_back(bus, worker):
+    bus.triggers.serve("t", Bindings())
+    one = worker(discover=True)
+    register(one, "a::f")
+    bind(one, "a::f")
+    assert bus.bounds.triggers == 1
+    one.send(type="unregisterfunction", id="a::f")
+    assert one.connection.waiting_bindings == {}
+    assert list(one.connection.bindings) == ["b"]  # calls are not limited: it may be another worker's
+    one.end()
+    assert (bus.bounds.triggers, bus.bounds.functions, bus.bounds.registered) == (0, 0, 0)
 
 
 def test_registering_a_sensitive_function_gives_no_way_to_have_it_called(bus, worker, join):
@@ -462,6 +480,20 @@ async def test_what_a_sleeping_worker_registered_stays_and_calls_say_that_it_sle
     assert len(bus.connections) == 1
 
 
+async def test_the_route_of_a_sleeping_worker_answers_503_and_says_why(run_engine, join):
+    running = await run_engine()
+    bus = running.engine.bus
+    bus.grants.take([grant(owns=["a::*"])])
+    one = join(bus=bus, peer=peer())
+    one.send(type="registerfunction", id="a::f")
+    bind(one, "a::f", "http", config={"api_path": "x", "http_method": "GET"})
+    bus.grants.take([sleeping()])
+    one.end()
+    answer = await running.http(b"GET /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"worker_asleep"' in answer
+
+
 async def test_it_survives_the_engine(bus, worker, clock):
     store = MemoryRecords()
     await put_to_sleep(bus, worker, store)
@@ -503,3 +535,125 @@ async def test_a_sleeping_worker_that_is_deleted_leaves_nothing(bus, worker):
     assert bus.registry.owners("a::f") is None
     assert list(bus.triggers) == []
     assert await store.load() == {}
+
+
+# Ways around, by the engine's own calls and by time
+
+
+@pytest.mark.parametrize("deputy", sorted(FOR_CALLERS))
+def test_the_engine_lends_its_rights_to_nobody(bus, worker, deputy):
+    """What is called by a queue or a trigger is called by no one: such functions would find nobody to refuse."""
+    one = worker(owns=["a::*"], calls=["a::*", *FOR_CALLERS])
+    register(one, "a::f")
+    refused = call(one, deputy, {"function_id": "vault::get"}, action={"type": "enqueue", "queue": "default"})["error"]
+    assert (refused["code"], "itself" in refused["message"]) == ("FORBIDDEN", True)
+    assert bind(one, deputy) == ["FORBIDDEN"]
+    assert bind(one, "a::f", config={"condition_function_id": deputy}) == ["FORBIDDEN"]
+
+
+async def test_a_trigger_made_by_a_call_goes_when_its_maker_may_call_the_function_no_more(bus, worker):
+    engine_functions.install(bus)
+    bus.triggers.serve("t", Bindings())
+    one = worker(calls=["b::*", "engine::register_trigger"])
+    one.send(
+        type="invokefunction",
+        invocation_id="c",
+        function_id="engine::register_trigger",
+        data={"trigger_type": "t", "function_id": "b::f"},
+    )
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    answer = one.take("invocationresult")
+    assert bus.triggers.find(answer[0]["result"]["id"]) is not None
+    one.end()
+    bus.grants.take([grant(calls=["engine::register_trigger"])])
+    assert len(bus.triggers) == 0
+
+
+def test_what_waits_counts_among_all_functions_until_it_goes(bus, worker):
+    one = worker(owns=["a::*"], discover=True)
+    register(one, "a::f", "x::1", "x::2", "x::2")
+    assert bus.bounds.functions == 3
+    assert bus.bounds.registered == one.connection.registered_bytes > 0
+    one.send(type="unregisterfunction", id="x::1")
+    bus.grants.take([grant(owns=["a::*", "x::2"], discover=True)])
+    assert (bus.bounds.functions, sorted(one.connection.registrations)) == (2, ["a::f", "x::2"])
+    register(one, "x::3")
+    one.end()
+    assert (bus.bounds.functions, bus.bounds.registered) == (0, 0)
+
+
+def test_a_worker_that_goes_costs_nothing_by_what_others_wait_for_without_a_grant(bus, worker, monkeypatch):
+    one, other = worker("u1", owns=["a::*"]), worker("u2", discover=True)
+    register(other, *(f"x::{number}" for number in range(100)))
+    looked = []
+    waiting = bus.registrations._waiting
+    obstacle = waiting.obstacle
+    monkeypatch.setattr(waiting, "obstacle", lambda each: looked.append(each) or obstacle(each))
+    one.end()
+    assert looked == []
+
+
+def test_a_function_that_waited_for_another_worker_is_served_when_that_goes(bus, worker):
+    one, two = worker("u1", owns=["a::*"]), worker("u2", owns=["a::*"])
+    register(one, "a::f")
+    assert register(two, "a::f") == ["a::f"]
+    one.end()
+    assert serves(bus, "a::f") == ["u2"]
+
+
+def test_a_trigger_that_waits_moves_with_its_worker_into_another_namespace(bus, worker):
+    bus.triggers.serve("t", Bindings())
+    one = worker(discover=True)
+    register(one, "x::f")
+    assert bind(one, "x::f") == []
+    bus.settle(one.connection, "blue")
+    bus.grants.take([grant(owns=["x::f"], discover=True)])
+    assert [each.namespace for each in bus.triggers] == ["blue"]
+
+
+def test_the_line_to_add_is_one_line_whatever_the_function_is_called(worker):
+    one = worker(calls=[])
+    for hostile in ('x"\n  - "vault::*', "x\u2028- vault::get", "x\u202e::f", "x\x1b[2K::f"):
+        message = call(one, hostile)["error"]["message"]
+        assert message.isascii()
+        assert message.isprintable()
+
+
+def test_long_ids_do_not_fill_the_memory_of_what_may_be_called(bus, worker):
+    one = worker()
+    for number in range(5):
+        call(one, f"x::{number}" + "y" * 900)
+    assert bus.grants.find("u1").callable == set()
+
+
+async def test_a_worker_that_is_back_without_a_function_leaves_it_to_who_waits(bus, worker, clock):
+    one = worker("u1", owns=["a::*"], sleeping=True)
+    register(one, "a::f")
+    two = worker("u2", owns=["a::*"])
+    register(two, "a::f")
+    one.end()
+    assert serves(bus, "a::f") == ["u1"]
+    worker("u1", owns=["a::*"])
+    await clock.advance(WAKING + 1)
+    assert serves(bus, "a::f") == ["u2"]
+
+
+@pytest.mark.parametrize(("trigger_type", "reads"), sorted(TELLS.items()))
+def test_a_trigger_tells_a_worker_nothing_that_it_may_not_ask_for(worker, trigger_type, reads):
+    one = worker(owns=["a::*"], calls=[])
+    register(one, "a::f")
+    assert bind(one, "a::f", trigger_type) == ["FORBIDDEN"]
+    other = worker("u2", owns=["b::*"], calls=[reads])
+    register(other, "b::f")
+    assert bind(other, "b::f", trigger_type) == []
+
+
+def test_no_worker_makes_the_message_to_the_operator_too_large(bus, worker):
+    one = worker(owns=["a::*"], discover=True)
+    register(one, *(f"a::{number}" + "\x01" * 1000 for number in range(3)))
+    register(one, *(f"x::{number:04}" + "\x01" * 1000 for number in range(MOST_WAITING + 5)))
+    told = entry(one.connection)
+    assert (len(told["functions"]), len(told["waiting"])) == (3, MOST_WAITING)
+    assert {len(each) for each in (*told["functions"], *told["waiting"])} == {LONGEST}
+    assert told["waiting"][0].startswith("x::0000")

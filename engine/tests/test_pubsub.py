@@ -54,6 +54,20 @@ async def test_every_subscriber_of_the_topic_gets_the_message_itself_and_is_not_
     assert "error" not in answer
 
 
+async def test_each_of_many_subscribers_gets_a_large_message_whole_and_messages_stay_in_order(pubsub, join):
+    workers, publisher = [join() for _ in range(8)], join()
+    for number, worker in enumerate(workers):
+        subscribe(worker, "t", f'w{number}::"f"', metadata={"m": number % 2})
+    large = "a" * 100_000  # more than is sent together
+    for data in (large, "b", "c"):
+        publish(publisher, "t", data)
+    for number, worker in enumerate(workers):
+        messages = worker.take("invokefunction")
+        assert [each["data"] for each in messages] == [large, "b", "c"]
+        assert {each["function_id"] for each in messages} == {f'w{number}::"f"'}
+        assert [each["metadata"] for each in messages] == [{"m": number % 2}] * 3
+
+
 async def test_the_trace_of_the_publisher_goes_along(pubsub, join):
     worker = join()
     subscribe(worker, "t", "a::f")

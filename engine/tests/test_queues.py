@@ -346,7 +346,7 @@ class TestNamedQueues:
         )
         await enqueue("two", "a::f", "x" * 400)
         assert (await refused(enqueue("three", "a::f", "x" * 400))).code == "queue_full"
-        assert bus.limits_hit == {"job_bytes": 2}
+        assert bus.bounds.hit == {"job_bytes": 2}
         gate.set()
         await clock.advance(0)
         await enqueue("two", "a::f", "x" * 600)

@@ -18,7 +18,7 @@ from agentos_engine.config import SettingsError
 from agentos_engine.storage import sqlite_threads
 from agentos_engine.storage.queues import Job, Keep, Key, Subscription
 from agentos_engine.storage.recent import Recent
-from agentos_engine.storage.sqlite import APPLICATION_ID, FILE, MIGRATIONS, SqliteStorage
+from agentos_engine.storage.sqlite import APPLICATION_ID, CHECKPOINT_PAGES, FILE, MIGRATIONS, SqliteStorage
 from agentos_engine.storage.values import StorageError
 
 KEEP = Keep(count=10, size=1 << 20)
@@ -469,6 +469,38 @@ def locked(folder):
         yield
     finally:
         process.communicate()
+
+
+class TestLengthOfTheLog:
+    async def test_the_log_has_its_size_from_the_start_and_holds_nothing_that_was_not_committed(
+        self, tmp_path, open_storage, monkeypatch
+    ):
+        monkeypatch.setattr("agentos_engine.storage.sqlite.LOG_ROOM", 0)
+        storage = await open_storage()
+        log = tmp_path / f"{FILE}-wal"
+        size = log.stat().st_size
+        assert size > CHECKPOINT_PAGES * 4000
+        for number in range(20):
+            await storage.values.set("state", "s", str(number), b"1")
+        assert log.stat().st_size == size
+        left = tmp_path / "left"  # what a killed engine leaves
+        left.mkdir()
+        for name in (FILE, f"{FILE}-wal"):
+            shutil.copy(tmp_path / name, left)
+        again = await SqliteStorage.open(left)
+        try:
+            assert len(await again.values.list("state", "s")) == 20
+            assert await again._reader.run(lambda database: database.execute("PRAGMA integrity_check").fetchone()) == (
+                "ok",
+            )
+        finally:
+            await again.close()
+
+    async def test_on_a_disk_with_little_room_it_grows_as_it_is_used(self, tmp_path, open_storage, monkeypatch):
+        monkeypatch.setattr("agentos_engine.storage.sqlite.LOG_ROOM", 1 << 60)  # bytes
+        storage = await open_storage()
+        assert await set_values(storage, 1) == [None]
+        assert (tmp_path / f"{FILE}-wal").stat().st_size < 1 << 20
 
 
 class TestDiskErrors:

@@ -17,15 +17,10 @@ from agentos_engine.storage.values import MAX_VALUE_BYTES
 from agentos_engine.triggers import state as triggers
 from agentos_engine.triggers.registry import Binding
 
+from tests.waiting import until
+
 NOTHING = object()
 """An answer without a result."""
-
-
-async def until(condition):
-    """Return when a condition holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 async def settle():

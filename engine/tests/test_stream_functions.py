@@ -16,17 +16,12 @@ from agentos_engine.storage.values import StorageError
 from agentos_engine.triggers import stream as triggers
 from agentos_engine.triggers.registry import Binding
 
+from tests.waiting import until
+
 NOTHING = object()
 """An answer without a result."""
 ITEM = {"stream_name": "chat", "group_id": "room", "item_id": "m1"}
 GROUP = {"stream_name": "chat", "group_id": "room"}
-
-
-async def until(condition):
-    """Return when a condition holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 async def settle():

@@ -24,17 +24,12 @@ from agentos_engine.storage.memory import MemoryValues
 from agentos_engine.triggers.registry import Binding
 from agentos_engine.triggers.stream import JOIN_TIMEOUT
 
+from tests.waiting import until
+
 ITEM = {"stream_name": "chat", "group_id": "room", "item_id": "m1"}
 GROUP = {"stream_name": "chat", "group_id": "room"}
 NOW = 1_750_000_000_000
 """What the clock says, in milliseconds."""
-
-
-async def until(condition):
-    """Return when a condition holds; what comes over sockets is not in the loop's hand alone."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def frame(kind, data, item_id=None, stream="chat", group="room"):

@@ -16,6 +16,7 @@ from agentos_engine.config import SettingsError, TlsFiles, read_settings
 from agentos_engine.server.tls import Tls
 
 from tests.certificates import Authority
+from tests.waiting import until
 
 
 class Running:
@@ -60,12 +61,6 @@ async def start(run_engine, authority):
         return Running(await run_engine("--tls-cert", str(cert), "--tls-key", str(key), *flags), authority)
 
     return start
-
-
-async def until(condition):
-    async with asyncio.timeout(15):
-        while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def message(worker, kind):

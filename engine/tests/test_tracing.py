@@ -19,18 +19,13 @@ from agentos_engine.storage.memory import MemoryValues
 from agentos_engine.storage.queues import MemoryQueueStore
 from agentos_engine.triggers.cron import Cron
 
+from tests.waiting import until
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 CALLER = f"00-{TRACE}-{PARENT}-01"
 UNSAMPLED = f"00-{TRACE}-{PARENT}-00"
 ITEM = {"stream_name": "chat", "group_id": "room", "item_id": "m1", "data": 1}
-
-
-async def until(condition):
-    """Return when a condition holds."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0)
 
 
 class Worker(Link):

@@ -600,3 +600,43 @@ async def test_a_worker_without_a_grant_follows_no_streams(run_engine):
     async with websockets.connect(f"ws://127.0.0.1:{running.ports.stream}/w/{token()}/pod") as socket:
         message = json.loads(await asyncio.wait_for(socket.recv(), 10))
     assert message["error"]["code"] == "AUTH_ERROR"
+
+
+async def test_neither_queue_nor_topic_does_for_a_worker_what_it_may_not(run_engine):
+    running = await run_engine("--verify-keys", KEY.verify_key, grants=[grant(owns=("a",))])
+    worker = await running.connect(f"/w/{token()}/pod")
+    await worker.send(type="registerfunction", id="a::f")
+    aims = {
+        "engine::queue::enqueue": {"queue": "default", "function_id": "vault::get", "data": {}},
+        "engine::register_trigger": {"trigger_type": "cron", "function_id": "vault::get", "config": {}},
+        "engine::unregister_trigger": {"id": "of-another"},
+        "configuration::register": {"id": "mail", "schema": {}, "initial_value": "mine"},
+    }
+    for deputy, payload in aims.items():
+        queued = {"invocation_id": "i", "function_id": deputy, "data": payload}
+        await worker.send(type="invokefunction", action={"type": "enqueue", "queue": "default"}, **queued)
+        assert (await worker.receive("invocationresult"))["error"]["code"] == "FORBIDDEN"
+        for kind in ("subscribe", "durable:subscriber", "http"):
+            config = {"topic": "t", "queue": "t", "api_path": "x", "http_method": "POST"}
+            binding = {"id": f"{kind}-{deputy}", "trigger_type": kind, "function_id": deputy, "config": config}
+            await worker.send(type="registertrigger", **binding)
+            assert (await worker.receive("triggerregistrationresult"))["error"]["code"] == "FORBIDDEN"
+        job = {"queue": "default", "function_id": deputy, "data": payload}
+        assert (await worker.ask("engine::queue::enqueue", job))["error"]["code"] == "FORBIDDEN"
+
+
+async def test_registering_an_entry_anew_does_not_set_it_for_a_worker_that_may_not(run_engine):
+    named = tuple(map(Pattern, ("configuration::register", "configuration::set")))
+    grants = [grant("uid-1"), grant("uid-2", calls=named)]
+    running = await run_engine("--verify-keys", KEY.verify_key, grants=grants)
+    one = await running.connect(f"/w/{token()}/pod")
+    two = await running.connect(
+        f"/w/{issue(KEY, Identity('local', 'default/two', 'uid-2', 'worker'), issued_at=1)}/pod"
+    )
+
+    def entry(value):
+        return {"id": "mail", "name": "Mail", "description": "d", "schema": {}, "initial_value": value}
+
+    assert (await one.ask("configuration::register", entry("first")))["result"]["value"] == "first"
+    assert (await one.ask("configuration::register", entry("mine")))["result"]["value"] == "first"
+    assert (await two.ask("configuration::register", entry("other")))["result"]["value"] == "other"

@@ -80,9 +80,11 @@ class Link:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """Connect, and connect again whenever the link is lost, until :meth:`stop`."""
         self._task = asyncio.create_task(self._run(), name="engine link")
 
     async def stop(self) -> None:
+        """End the link; returns when it has ended."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

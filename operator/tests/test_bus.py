@@ -13,6 +13,8 @@ from agentos_operator.bus import APPLY_ID, FUNCTION_ID, Connection, Link
 from agentos_operator.grants import GrantTable
 from websockets.asyncio.server import ServerConnection, serve
 
+from tests.waiting import until
+
 WITHIN = 5.0
 
 
@@ -107,12 +109,6 @@ async def up(engine: Engine, watched: Watched, *entries: dict) -> ServerConnecti
     await tell(socket, *entries, snapshot=True)
     assert await watched.next() is None
     return socket
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(WITHIN):
-        while not condition():  # noqa: ASYNC110 (the Link tells of no failed attempt)
-            await asyncio.sleep(0.005)
 
 
 async def test_it_introduces_itself_as_an_ordinary_worker(engine, watched):

@@ -15,6 +15,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
+from agentos_engine.storage.queues import Job
+from agentos_engine.storage.sqlite import CHECKPOINT_PAGES, lengthen_log
+from agentos_engine.storage.sqlite_queues import INSERT_JOB, SCHEMA, STORED
 
 from tests.bench import routers
 from tests.bench.bus import cost
@@ -88,41 +91,65 @@ async def fan_out(engine: Router, sketch: Router) -> list[Figure]:
 
 
 async def queue(engine: Router, folder: Path) -> list[Figure]:
-    """From the request to enqueue until the handler has the job, one at a time, beside one commit on the same disk."""
+    """From sending the request to enqueue until the worker receives the job, one at a time, beside one commit on the same disk.
+
+    The commit is of the same kind: the record of such a job, in the store's own tables, with a log that has its size. It
+    is made with SQLite alone, while the engine is idle.
+    """
     (url,) = await routers.admit(engine, "bench")
     each = await route(url, "bench::job")
-    started = asyncio.Event()
+    received, started, answered = 0.0, asyncio.Event(), asyncio.Event()
 
     def work(message: bytes) -> None:
-        fields = json.loads(message)
+        nonlocal received
+        now, fields = time.perf_counter(), json.loads(message)
         if fields["type"] == "invokefunction":
+            received = now
             started.set()
             answer = {"type": "invocationresult", "function_id": "bench::job", "result": None}
             each.worker.send(answer | {"invocation_id": fields["invocation_id"]})
 
-    each.worker.on = work
-    action = {"type": "enqueue", "queue": "default"}
+    def note(message: bytes) -> None:
+        if b'"messageReceiptId"' not in message:
+            raise SystemExit(f"not enqueued: {message.decode()}")
+        answered.set()
+
+    each.worker.on, each.caller.on = work, note
+    call = {"type": "invokefunction", "invocation_id": "1", "function_id": "bench::job", "data": {"x": "a" * 64}}
+    request = json.dumps(call | {"action": {"type": "enqueue", "queue": "default"}}).encode()
     database = sqlite3.connect(folder / "one.db", isolation_level=None)
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
-    database.execute("CREATE TABLE jobs (id INTEGER PRIMARY KEY, body BLOB)")
+    database.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+    database.executescript(SCHEMA)
+    lengthen_log(database, folder / "one.db")
+    now = time.time()
+    record = Job(
+        queue="named default",
+        id="0" * 36,
+        function_id="bench::job",
+        data=b'{"x":"%b"}' % (b"a" * 64),
+        created_at=now,
+        due_at=now,
+        max_attempts=4,
+    )
+    row = (record.size, *(getattr(record, each) for each in STORED))
 
     handled, committed, more = [], [], []
     for _ in range(ROUNDS + 1):
         jobs, commits, stop = [], [], time.perf_counter() + WINDOW
         while time.perf_counter() < stop or not commits:
             started.clear()
+            answered.clear()
             began = time.perf_counter()
-            answered = asyncio.ensure_future(each.caller.call("bench::job", {"x": "a" * 64}, action))
-            await asyncio.wait_for(started.wait(), TIMEOUT)
-            jobs.append(time.perf_counter() - began)
-            answer = await answered
-            if "error" in answer:
-                raise SystemExit(f"not enqueued: {answer['error']}")
+            each.caller.send(request)
+            await asyncio.wait_for(asyncio.gather(started.wait(), answered.wait()), TIMEOUT)
+            jobs.append(received - began)
             await asyncio.sleep(PAUSE)
             began = time.perf_counter()
-            database.execute("INSERT INTO jobs (body) VALUES (?)", (b"a" * 200,))
+            job = database.execute(INSERT_JOB, row).lastrowid
             commits.append(time.perf_counter() - began)
+            database.execute("DELETE FROM jobs WHERE seq = ?", (job,))  # as the engine does once a job is done
         handled.append(1e3 * statistics.median(jobs))
         committed.append(1e3 * statistics.median(commits))
         more.append(handled[-1] - committed[-1])

@@ -215,6 +215,7 @@ async def test_what_was_filled_in_outlives_an_engine(own, look):
 @pytest.mark.parametrize("width", [1280, 600])
 async def test_every_control_has_a_name_and_nothing_is_cut_off(shop, look, width):
     answer = await shop.call("orders::place", ORDER)
+    await shop.call("engine::log::info", {"message": "an order was placed"})
     page = await look(shop, viewport={"width": width, "height": 800})
     for address in ("workers", "calls", "logs", "functions/orders%3A%3Aplace", f"trace/{answer['trace_id']}"):
         await page.goto(f"{shop.url}/#/{address}")

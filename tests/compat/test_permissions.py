@@ -77,10 +77,15 @@ async def test_what_was_not_declared_is_parked_until_it_is_granted(mesh, operato
     name = unique(f"parked{words(sdk)}")
     await operator.grant(name, discover=True)
     agent = await start(mesh, sdk, name)
-    await agent.do("function", id=f"{name}::late", do="record")
+    await agent.function(f"{name}::late")
     listed = await operator.raw.call("engine::functions::list", {"prefix": name})
     assert listed["functions"] == []
     await operator.grant(name, owns=[f"{name}::late"], discover=True)
+
+    async def served() -> bool:
+        return (await operator.raw.call("engine::functions::list", {"prefix": name}))["functions"] != []
+
+    await wait_for(served, "it is served")
     await operator.raw.call(f"{name}::late", {"x": 1})
     assert [each["x"] for each in await agent.saw(f"{name}::late")] == [1]
 

@@ -89,7 +89,9 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    """A session in a folder that has what a clone has."""
+    """A session in a folder that has what a clone has, this tree's ``.venv`` too, which must not be made anew from there."""
+    fresh = subprocess.run(["make", "--question", "setup"], cwd=PROJECT_ROOT, check=False).returncode == 0
+    assert fresh, "run `make setup` first: .venv is older than the lock files"
     folder, home = tmp_path / "clone", tmp_path / "home"
     folder.mkdir()
     home.mkdir()

@@ -1,13 +1,10 @@
 """A disk that a test controls, for a process that runs with ``disk.c`` between itself and the C library."""
 
-import asyncio
 import mmap
 import os
 import shutil
 import struct
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "disk.c"
@@ -107,11 +104,3 @@ class Disk:
                 each.unlink()
         marks = shutil.ignore_patterns(".inode-*")
         shutil.copytree(self._kept / "names", self.root, dirs_exist_ok=True, ignore=marks)
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    """Return when a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.002)

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from tests.durability.disk import FOLDER_SYNC, LOG_SYNC, OTHER_SYNC, until
+from tests.durability.disk import FOLDER_SYNC, LOG_SYNC, OTHER_SYNC
 from tests.durability.engine import ENTRY, result
+from tests.waiting import until
 
 SECONDS = 30
 WRITES = {
@@ -45,7 +46,7 @@ async def answers_wait(engine, client, kinds, asked):
     """The answers to some calls do not come while a sync is held, though all else goes on; they come afterwards."""
     engine.disk.hold = kinds
     answers = [await ask() for ask in asked]
-    await until(lambda: engine.disk.held, "a sync")
+    await until(lambda: engine.disk.held)
     for _ in range(3):
         await client.settled()
         assert await client.call("state::get", {"scope": "s", "key": "old"})

@@ -5,8 +5,9 @@ import errno
 
 import pytest
 
-from tests.durability.disk import DATABASE_SYNC, DATABASE_WRITE, LOG_SYNC, LOG_WRITE, OTHER_SYNC, OTHER_WRITE, until
+from tests.durability.disk import DATABASE_SYNC, DATABASE_WRITE, LOG_SYNC, LOG_WRITE, OTHER_SYNC, OTHER_WRITE
 from tests.durability.engine import ENTRY, EngineError
+from tests.waiting import until
 
 TEXT = "x" * 1000
 
@@ -102,7 +103,7 @@ async def test_a_checkpoint_that_fails_loses_nothing_and_comes_about_later(engin
     engine.disk.fail = 0
     before = engine.disk.database_syncs
     await put(client, "last", big)
-    await until(lambda: engine.disk.database_syncs > before, "a checkpoint")
+    await until(lambda: engine.disk.database_syncs > before)
     await client.close()
     await engine.kill()
     engine.disk.lose_power()

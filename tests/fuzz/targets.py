@@ -5,7 +5,7 @@ They need nothing but the engine, so that ``make test`` can put the whole corpus
 
 import json
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from agentos_engine import cron
@@ -36,14 +36,20 @@ PEERS = 3
 class _Bus(Bus):
     """Keeps what the real one only logs."""
 
-    fault: Exception | None = None
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.fault: Exception | None = None
+        self._handlers = {name: self._kept(handler) for name, handler in self._handlers.items()}
 
-    def carry_out(self, connection: Connection, message: Message, frame: bytes) -> None:
-        try:
-            super().carry_out(connection, message, frame)
-        except Exception as error:
-            self.fault = error
-            raise
+    def _kept(self, handler: Callable[..., object]) -> Callable[[Connection, Message, bytes], object]:
+        def carry_out(connection: Connection, message: Message, frame: bytes) -> object:
+            try:
+                return handler(connection, message, frame)
+            except Exception as error:
+                self.fault = error
+                raise
+
+        return carry_out
 
 
 class _Wire(Link):

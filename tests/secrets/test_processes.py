@@ -8,14 +8,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from agentos_contracts.tokens import Identity, Role, SigningKey, issue
+from ups import until
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
@@ -50,16 +50,6 @@ signal.signal(signal.SIGTERM, lambda *_: ended.set())
 ended.wait()
 worker.shutdown()
 """
-
-
-def until(what: str, holds: Callable[[], Any], seconds: float = 30) -> Any:
-    """Ask again and again until the answer is true, and return it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answer := holds():
-            return answer
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 @contextlib.contextmanager

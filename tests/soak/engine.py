@@ -82,7 +82,7 @@ async def _serve(counted: str, config: str, folder: str) -> None:
     threading.Thread(target=read, daemon=True).start()
     while await lines.get():
         bus = engine.bus
-        told = {"rss": process.memory_info().rss, "connections": len(bus.connections), "hit": dict(bus.limits_hit)}
+        told = {"rss": process.memory_info().rss, "connections": len(bus.connections), "hit": dict(bus.bounds.hit)}
         told |= {"accepted": bus.calls.accepted, "in_flight": bus.calls.invocations.in_flight}
         if counted == "counts":
             told["counts"] = counts(engine)

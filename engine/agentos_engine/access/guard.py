@@ -16,6 +16,7 @@ from agentos_engine.bus.connection import DEFAULT_NAMESPACE, Connection
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.registrations import check_id
 from agentos_engine.bus.registry import Registration
+from agentos_engine.permissions.rules import FOR_CALLERS
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import ABSENT, Message, is_null, kept, text_of
 from agentos_engine.triggers.registry import functions_named_in
@@ -159,7 +160,7 @@ class SessionGuard:
             return
         namespace = namespace or connection.namespace
         for function_id in (admitted.function_id, *functions_named_in(admitted.config)):
-            self._check_target(connection, function_id, namespace)
+            self.check_indirect(connection, function_id, namespace)
         former = self._triggers.outer(local_id)
         if former != admitted.trigger_id:
             self._bus.registrations.unregister_trigger(connection, former)
@@ -170,8 +171,8 @@ class SessionGuard:
         if admitted.trigger_id in connection.bindings or admitted.trigger_id in connection.waiting_bindings:
             self._triggers.add(local_id, admitted.trigger_id)
 
-    def _check_target(self, connection: Connection, function_id: str, namespace: str) -> None:
-        """Raise BusError FORBIDDEN unless the session may call the function, or has it: a trigger will call it."""
+    def check_indirect(self, connection: Connection, function_id: str, namespace: str) -> None:
+        """Raise BusError FORBIDDEN unless the session may call the function, or has it: a trigger or queue will call it."""
         prefix = self.session.prefix
         if (
             function_id in connection.registrations
@@ -179,6 +180,7 @@ class SessionGuard:
             or (prefix and function_id.startswith(prefix))
         ):
             return
+        _check_engine_may(function_id)
         owners = self._bus.registry.owners(function_id, namespace)
         metadata = owners.registrations[-1].metadata if owners is not None else None
         self._gatekeeper.check_call(self.session, function_id, metadata, namespace)
@@ -202,6 +204,8 @@ class SessionGuard:
         owners = self._bus.registry.owners(function_id, namespace)
         metadata = owners.registrations[-1].metadata if owners is not None else None
         self._gatekeeper.check_call(self.session, function_id, metadata, namespace)
+        if message.action is not None and message.action.type == "enqueue":
+            _check_engine_may(function_id)
         is_own = owners is None and self._bus.functions.get(function_id) is not None
         if function_id == "engine::workers::register":
             self._check_namespace(message)
@@ -284,6 +288,12 @@ class _Question:
         self.traceparent = text_of(message.traceparent)
         self.baggage = text_of(message.baggage)
         self.namespace = namespace
+
+
+def _check_engine_may(function_id: str) -> None:
+    """Raise BusError FORBIDDEN for a function that looks at who calls: the engine's own call would get by the rules."""
+    if function_id in FOR_CALLERS:
+        raise BusError("FORBIDDEN", f"{function_id} can only be called directly: not by a queue or a trigger")
 
 
 def _raw(value: bytes | None) -> msgspec.Raw:

@@ -151,7 +151,7 @@ def install(bus: Bus) -> None:
 def _check_binding(bus: Bus, caller: Connection, wanted: _RegisterTrigger) -> None:
     """Raise BusError FORBIDDEN unless a worker may have the functions of a trigger called."""
     bus.registrations.check_binding(
-        caller, Binding("", wanted.trigger_type, wanted.function_id, None, config=bytes(wanted.config))
+        caller.permissions, Binding("", wanted.trigger_type, wanted.function_id, None, config=bytes(wanted.config))
     )
 
 

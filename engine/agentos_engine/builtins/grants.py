@@ -4,6 +4,7 @@ import msgspec
 from agentos_contracts.grants import Grant, GrantError
 from agentos_contracts.tokens import Role
 
+from agentos_engine import limits
 from agentos_engine.builtins.stored import stored
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.errors import BusError
@@ -36,7 +37,12 @@ def install(bus: Bus) -> None:
         decode_optional(context.function_id, data, dict[str, object])
         return {"grants": [grant.to_wire() for grant in bus.grants.all()]}
 
-    bus.functions.add("engine::grants::apply", apply, "Says what workers may register and call; for the operator")
+    bus.functions.add(
+        "engine::grants::apply",
+        apply,
+        "Says what workers may register and call; for the operator",
+        max_payload=limits.MAX_MESSAGE,  # a whole realm's come at once
+    )
     bus.functions.add("engine::grants::list", listing, "Returns what each worker may do; for the operator")
 
 

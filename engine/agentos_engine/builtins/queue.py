@@ -119,8 +119,15 @@ class Queues:
 
     async def _enqueue(self, context: Context, data: bytes) -> object:
         given = decode(context.function_id, data, _Enqueue)
-        if context.connection is not None and context.connection.permissions is not None:
-            context.connection.permissions.check_indirect(given.function_id)
+        caller = context.connection
+        if caller is not None and caller.permissions is not None:
+            try:
+                caller.permissions.check_indirect(given.function_id)
+            except BusError:
+                self._bus.permissions_denied["call"] += 1
+                raise
+        if caller is not None and caller.guard is not None:
+            caller.guard.check_indirect(caller, given.function_id, given.namespace or context.namespace)
         receipt = await self._named.enqueue(
             given.queue,
             given.function_id,

@@ -49,8 +49,6 @@ class Bus:
     ) -> None:
         self.clock = clock or Clock()
         self.bounds = Bounds(bounds)
-        self.limits_hit = self.bounds.hit
-        """By the name of the limit: how often somebody was refused, or cut off, because of it."""
         self.connections: dict[str, Connection] = {}
         self.registry = Registry(routing, self.bounds)
         self.triggers = TriggerRegistry(self.bounds)
@@ -62,6 +60,7 @@ class Bus:
         self.invoke = self.calls.invoke
         self.call = self.calls.call
         self.notify = self.calls.notify
+        self.notify_all = self.calls.notify_all
         self.abandon = self.calls.invocations.abandon
         self.spans: Spans | None = None
         """Who records the engine's own spans; None: nobody."""
@@ -161,6 +160,9 @@ class Bus:
         def move() -> None:
             for registration, owner in self.registry.move(connection, namespace):
                 connection.send(frames.function_refused(registration.local_id, namespace, owner.id))
+            for binding in connection.waiting_bindings.values():
+                if binding.own_namespace:
+                    binding.namespace = namespace
 
         self.triggers.move(connection, move, namespace)
 

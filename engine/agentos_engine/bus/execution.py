@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agentos_engine import limits
 from agentos_engine.bus.connection import Connection
 from agentos_engine.bus.errors import ENGINE_STOPPING, BusError, function_not_found
 from agentos_engine.bus.functions import MISSING, Context, Function
@@ -37,8 +36,8 @@ class Execution:
             if not function_id:
                 raise BusError("function_not_found", "the call names no function: function_id is missing")
             raise function_not_found(function_id, namespace, self._bus.registry.elsewhere(function_id))
-        if size > limits.MAX_BUILT_IN_PAYLOAD:
-            problem = f"{function_id} takes at most {limits.MAX_BUILT_IN_PAYLOAD} bytes"
+        if size > function.max_payload:
+            problem = f"{function_id} takes at most {function.max_payload} bytes"
             raise self._bus.bounds.exceeded("built_in_payload", problem, "send less at a time")
         return function
 

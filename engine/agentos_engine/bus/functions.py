@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from agentos_engine import limits
 from agentos_engine.bus.errors import BusError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Function:
     description: str
     internal: bool = False
     """Hidden from listings unless these ask for internal functions."""
+    max_payload: int = limits.MAX_BUILT_IN_PAYLOAD
+    """Bytes."""
 
 
 class Functions:
@@ -64,11 +67,19 @@ class Functions:
     def __iter__(self) -> Iterator[Function]:
         return iter(self._functions.values())
 
-    def add(self, function_id: str, handler: Handler, description: str = "", *, internal: bool = False) -> None:
+    def add(
+        self,
+        function_id: str,
+        handler: Handler,
+        description: str = "",
+        *,
+        internal: bool = False,
+        max_payload: int = limits.MAX_BUILT_IN_PAYLOAD,
+    ) -> None:
         """Serve a function; one of the same id is replaced. ``engine::*`` is internal in any case, but for queues."""
         self.revision += 1
         internal = internal or (function_id.startswith("engine::") and not function_id.startswith("engine::queue::"))
-        self._functions[function_id] = Function(function_id, handler, description, internal)
+        self._functions[function_id] = Function(function_id, handler, description, internal, max_payload)
 
     def add_family(self, segment: str, handler: Handler, description: str = "") -> None:
         """Serve every other id of a function namespace, such as ``sandbox``."""

@@ -18,6 +18,10 @@ class Guard(Protocol):
         """Carry out a call of the connection, or refuse it. Raises BusError."""
         ...
 
+    def check_indirect(self, connection: Connection, function_id: str, namespace: str) -> None:
+        """Raise BusError unless the engine may call a function for the connection: by a queue, by a trigger."""
+        ...
+
     def sees(self, registration: Registration) -> bool:
         """True when the function may stand in a listing for this connection."""
         ...

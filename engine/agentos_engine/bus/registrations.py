@@ -50,6 +50,7 @@ class Registrations:
         self._waiting = Waiting(bus, self)
         self.look_again = self._waiting.look_again
         self.withhold = self._waiting.withhold
+        self.withhold_ownerless = self._waiting.withhold_ownerless
         self.forget = self._waiting.forget
         self.check_binding = self._waiting.check
 
@@ -64,7 +65,7 @@ class Registrations:
         """Register a function; under another ``function_id`` when its listener gives one. False when it is refused."""
         local_id = message.id or ""
         function_id = local_id if function_id is None else function_id
-        taken = reserved(function_id) and not (function_id.startswith(OF_TRUSTED) and _is_trusted(connection))
+        taken = reserved(function_id) and not _may_have(connection, function_id)
         if taken or self._bus.functions.get(function_id) is not None:
             self._taken(connection, function_id, local_id, None)
             return False
@@ -138,12 +139,12 @@ class Registrations:
 
     def unregister_function(self, connection: Connection, function_id: str) -> None:
         """Remove a function of a connection."""
-        if self._bus.registry.remove(connection, function_id) or self._waiting.remove(connection, function_id):
+        if self._bus.registry.remove(connection, function_id) or self._waiting.unregister(connection, function_id):
             self._bus.changed(connection)
 
     def unregister_trigger(self, connection: Connection, trigger_id: str) -> None:
         """Remove a trigger of a connection."""
-        connection.waiting_bindings.pop(trigger_id, None)
+        self._waiting.drop_binding(connection, trigger_id)
         self._bus.triggers.unbind(connection, trigger_id)
 
     def trigger(self, connection: Connection, message: Message, frame: bytes, function_id: str | None = None) -> None:
@@ -221,9 +222,13 @@ class Registrations:
         connection.send(frames.connection_error(code if code == "limit_exceeded" else "registration_refused", message))
 
 
-def _is_trusted(connection: Connection) -> bool:
-    """True on an open engine, and for peers that are no workers of a realm."""
-    return connection.peer is ANONYMOUS or connection.peer.role in ("operator", "host")
+def _may_have(connection: Connection, function_id: str) -> bool:
+    """True for what peers that are no workers of a realm, and all on an open engine, may register for the engine."""
+    if function_id.startswith(OPERATORS_OWN):
+        return connection.peer is ANONYMOUS or connection.peer.role == "operator"
+    return function_id.startswith(CONSOLE) and (
+        connection.peer is ANONYMOUS or connection.peer.role in ("operator", "host")
+    )
 
 
 def check_id(text: str, what: str) -> None:

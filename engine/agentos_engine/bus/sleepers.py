@@ -132,6 +132,7 @@ class Sleepers:
     def _wake(self, uid: str, connection: Connection) -> None:
         if not connection.closed:
             self.drop(uid)
+            self._bus.registrations.look_again()  # somebody may wait for what it has not registered any more
 
     def _keep(self, uid: str, record: _Record) -> None:
         if self._store is not None:
@@ -174,6 +175,7 @@ class Sleepers:
                         metadata=kept(each.metadata),
                         internal=each.internal,
                         version=each.version,
+                        size=len(msgspec.json.encode(each)),
                     )
                 )
         for each in record.triggers:
@@ -187,9 +189,10 @@ class Sleepers:
                 namespace=each.namespace or record.namespace,
                 trigger_namespace=each.trigger_namespace,
                 own_namespace=each.namespace is None,
+                size=len(msgspec.json.encode(each)),
             )
             try:
-                self._bus.registrations.check_binding(place, binding)
+                self._bus.registrations.check_binding(permissions, binding)
                 self._bus.triggers.bind(binding)
             except BusError as error:
                 log.warning("a trigger of a sleeping worker is not bound: %s", error.message)

@@ -4,11 +4,11 @@ from random import random
 from typing import TYPE_CHECKING
 
 import msgspec
+from agentos_contracts.redaction import redacted
 
 from agentos_engine.bus.invocations import NOBODY, error_of
 from agentos_engine.bus.spans import UNTRACED, Span, Spans
 from agentos_engine.bus.tap import Watched
-from agentos_engine.logs import redacted
 from agentos_engine.protocol.messages import ABSENT, is_null
 
 if TYPE_CHECKING:

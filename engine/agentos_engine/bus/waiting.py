@@ -1,5 +1,7 @@
 """Registrations of workers with grants: what these do not cover waits, and is served as soon as they do."""
 
+import logging
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from agentos_engine import limits
@@ -14,9 +16,15 @@ from agentos_engine.triggers.state import scope_of
 if TYPE_CHECKING:
     from agentos_engine.bus.bus import Bus
     from agentos_engine.bus.registrations import Registrations
+    from agentos_engine.permissions.rules import Permissions
+
+log = logging.getLogger(__name__)
 
 PARK_SECONDS = 5.0
 """How long a function of a worker that declared nothing may wait before the worker is told that it is refused."""
+
+TELLS = {"configuration": "configuration::get", "log": "engine::logs::list", "trace": "engine::traces::list"}
+"""Trigger types that tell a worker, unasked, what it would need this function for."""
 
 
 class Waiting:
@@ -27,6 +35,8 @@ class Waiting:
         self._registrations = registrations
         self._connections: dict[Connection, None] = {}
         """Those with functions that wait, in the order in which they began to."""
+        self._queued: dict[Connection, None] = {}
+        """Those of them with functions that are granted and that another worker still has: these get them when it goes."""
 
     def obstacle(self, registration: Registration) -> str | None:
         """Return why a function may not be served now; None when it may."""
@@ -52,8 +62,10 @@ class Waiting:
         self._bus.registry.remove(connection, function_id)
         self.remove(connection, function_id)
         connection.waiting[function_id] = registration
-        connection.registered_bytes += registration.size
+        self._count(connection, 1, registration.size)
         self._connections[connection] = None
+        if connection.permissions is not None and connection.permissions.may_register(function_id):
+            self._queued[connection] = None
         self._bus.permissions_denied["registration"] += 1
         if connection.permissions is not None and connection.permissions.grant.discover:
             self._bus.clock.machine.call_later(PARK_SECONDS, self._tell_if_waiting, registration, reason)
@@ -66,46 +78,69 @@ class Waiting:
         registration = connection.waiting.pop(function_id, None)
         if registration is None:
             return False
-        connection.registered_bytes -= registration.size
+        self._count(connection, -1, -registration.size)
         if not connection.waiting:
             self._connections.pop(connection, None)
+            self._queued.pop(connection, None)
         return True
+
+    def _count(self, connection: Connection, functions: int, size: int) -> None:
+        """What waits takes as much memory as what is served."""
+        connection.registered_bytes += size
+        self._bus.bounds.functions += functions
+        self._bus.bounds.registered += size
 
     def forget(self, connection: Connection) -> None:
         """Drop all that waits of a connection that has ended."""
-        self._connections.pop(connection, None)
-        connection.waiting.clear()
-        connection.waiting_bindings.clear()
+        for function_id in list(connection.waiting):
+            self.remove(connection, function_id)
+        for trigger_id in list(connection.waiting_bindings):
+            self.drop_binding(connection, trigger_id)
+
+    def unregister(self, connection: Connection, function_id: str) -> bool:
+        """Drop a function that waits, as its worker wishes; its triggers wait for it no longer. False: it did not wait."""
+        removed = self.remove(connection, function_id)
+        if removed:
+            self._bind_again(connection)
+        return removed
+
+    def drop_binding(self, connection: Connection, trigger_id: str) -> None:
+        """Drop a trigger that waits; one that does not is ignored."""
+        binding = connection.waiting_bindings.pop(trigger_id, None)
+        if binding is not None:
+            self._bus.bounds.triggers -= 1
+            self._count(connection, 0, -binding.size)
+
+    def _keep_binding(self, connection: Connection, binding: Binding) -> None:
+        connection.waiting_bindings[binding.id] = binding
+        self._bus.bounds.triggers += 1
+        self._count(connection, 0, binding.size)
 
     def admits(self, binding: Binding) -> bool:
         """True when a binding may be made; False when it waits, as its function does. Raises BusError FORBIDDEN."""
         connection = binding.connection
         if connection is None or connection.permissions is None:
             return True
-        connection.waiting_bindings.pop(binding.id, None)
+        self.drop_binding(connection, binding.id)
         if binding.function_id in connection.waiting:
             self._bus.triggers.unbind(connection, binding.id)
-            size = sum(each.size for each in connection.waiting_bindings.values()) + binding.size
-            most = self._bus.bounds.limits
-            if (
-                len(connection.waiting_bindings) >= most.triggers_per_connection
-                or size > most.registered_bytes_per_connection
-            ):
-                problem = "too many triggers wait for functions that are not granted"
-                raise self._bus.bounds.exceeded("triggers_per_connection", problem, "grant them")
-            connection.waiting_bindings[binding.id] = binding
+            bounds = self._bus.bounds
+            bounds.check("triggers", len(connection.waiting_bindings), bounds.triggers, "triggers")
+            bounds.check_registered(connection.registered_bytes, binding.size)
+            self._keep_binding(connection, binding)
             return False
-        self.check(connection, binding)
+        self.check(connection.permissions, binding)
         return True
 
-    def check(self, connection: Connection, binding: Binding) -> None:
+    def check(self, permissions: "Permissions | None", binding: Binding) -> None:
         """Raise BusError FORBIDDEN unless a worker may have the functions of a binding called."""
-        permissions = connection.permissions
         if permissions is None:
             return
         try:
             for function_id in (binding.function_id, *functions_named_in(binding.config)):
                 permissions.check_indirect(function_id)
+            if (reads := TELLS.get(binding.trigger_type)) is not None:
+                permissions.check_call(reads)
             if binding.trigger_type == STATE_TRIGGER:
                 permissions.check_scope(scope_of(binding.config), "a state trigger")
         except BusError:
@@ -120,30 +155,54 @@ class Waiting:
         for binding in list(connection.bindings.values()):
             if binding.function_id in connection.waiting:
                 self._bus.triggers.unbind(connection, binding.id)
-                connection.waiting_bindings[binding.id] = binding
+                self._keep_binding(connection, binding)
                 continue
             try:
-                self.check(connection, binding)
+                self.check(connection.permissions, binding)
             except BusError as error:
                 self._bus.triggers.unbind(connection, binding.id)
                 self._refuse(connection, binding, error)
 
-    def look_again(self) -> None:
-        """Serve what may be served by now."""
-        for connection in list(self._connections):
+    def withhold_ownerless(self, changed: Mapping[str, "Permissions"]) -> None:
+        """The same for what workers, by uid, had bound with ``engine::register_trigger``."""
+        for binding in self._bus.triggers.ownerless:
+            if (permissions := changed.get(binding.maker.uid)) is not None:
+                try:
+                    self.check(permissions, binding)
+                except BusError as error:
+                    self._bus.triggers.unbind(None, binding.id)
+                    log.warning("trigger removed: %s", error.message[:500], extra={"subject": binding.maker.subject})
+
+    def look_again(self, changed: "Collection[Permissions]" = ()) -> None:
+        """Serve what may be served by now, because a worker has gone or these grants have ``changed``.
+
+        What nobody has granted yet, of other workers, is not looked at: it may be a lot.
+        """
+        if self._queued or changed:
+            self._look_at([each for each in self._connections if each in self._queued or each.permissions in changed])
+
+    def _look_at(self, connections: list[Connection]) -> None:
+        for connection in connections:
             for registration in list(connection.waiting.values()):
                 if self.obstacle(registration) is None:
                     self.remove(connection, registration.function_id)
                     self._registrations.serve(registration)
-            for binding in list(connection.waiting_bindings.values()):
-                if binding.function_id in connection.waiting:
-                    continue
-                del connection.waiting_bindings[binding.id]
-                try:
-                    self.check(connection, binding)
-                    self._bus.triggers.bind(binding)
-                except BusError as error:
-                    self._refuse(connection, binding, error)
+                elif connection.permissions is not None and connection.permissions.may_register(
+                    registration.function_id
+                ):
+                    self._queued[connection] = None
+            self._bind_again(connection)
+
+    def _bind_again(self, connection: Connection) -> None:
+        for binding in list(connection.waiting_bindings.values()):
+            if binding.function_id in connection.waiting:
+                continue
+            self.drop_binding(connection, binding.id)
+            try:
+                self.check(connection.permissions, binding)
+                self._bus.triggers.bind(binding)
+            except BusError as error:
+                self._refuse(connection, binding, error)
 
     def _tell_if_waiting(self, registration: Registration, reason: str) -> None:
         if registration.connection.waiting.get(registration.function_id) is registration:

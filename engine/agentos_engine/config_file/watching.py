@@ -7,7 +7,7 @@ from pathlib import Path
 from agentos_engine.clock import Clock
 from agentos_engine.config_file.findings import ConfigError
 from agentos_engine.config_file.reader import EngineConfig, read_config_file
-from agentos_engine.file_changes import INTERVAL, signature
+from agentos_engine.file_changes import Followed
 
 log = logging.getLogger(__name__)
 
@@ -21,25 +21,20 @@ async def watch(
 ) -> None:
     """Await ``on_change`` with each new config that the file holds, one at a time; runs until it is cancelled.
 
-    ``current`` is what the engine runs, as read from the file. Follows the file through replacement and through
-    symbolic links, as those of a mounted ConfigMap. A file that cannot be used is logged once, and the engine goes on
-    as it is.
+    ``current`` is what the engine runs, as read from the file. A file that cannot be used is logged once, and the
+    engine goes on as it is.
     """
-    used, seen = None, signature(path)  # looked at once in any case: it may have changed since it was read
-    while True:
-        await clock.sleep(INTERVAL)
-        before, seen = seen, signature(path)
-        if seen == used or seen != before:
-            continue
-        used = seen
+
+    async def read_again() -> None:
+        nonlocal current
         try:
             config = read_config_file(path, environment)
         except ConfigError as error:
             for finding in error.findings:
                 log.error("the config file has changed and is not used: %s: %s", path, finding)
-            continue
+            return
         if config == current:
-            continue
+            return
         for finding in config.warnings:
             log.warning("%s: %s", path, finding)
         current = config
@@ -47,3 +42,7 @@ async def watch(
             await on_change(config)
         except Exception:
             log.exception("the changed config file could not be put into effect", extra={"path": str(path)})
+
+    file = Followed([path])
+    await read_again()  # it may have changed since it was read
+    await file.follow(clock, read_again)

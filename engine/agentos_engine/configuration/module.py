@@ -120,7 +120,8 @@ class Configuration:
     # The functions
 
     async def _register(self, context: Context, data: bytes) -> object:
-        return await self._save(decode(context.function_id, data, _Registration), keep_value=False)
+        keep_value = not _may_set(context)
+        return await self._save(decode(context.function_id, data, _Registration), keep_value=keep_value)
 
     async def _ensure(self, context: Context, data: bytes) -> object:
         return await self._save(decode(context.function_id, data, _Registration), keep_value=True)
@@ -297,6 +298,12 @@ class _Setting(msgspec.Struct):
 class _Reading(msgspec.Struct):
     id: str
     raw: bool = False
+
+
+def _may_set(context: Context) -> bool:
+    """Whether the caller may change the value of an entry that there is: a worker needs to be allowed to set it."""
+    permissions = context.connection.permissions if context.connection is not None else None
+    return permissions is None or permissions.may_call("configuration::set")
 
 
 def _check_id(entry_id: str) -> None:

@@ -3,6 +3,8 @@
 import ipaddress
 from collections.abc import Callable
 
+from agentos_engine.token_bucket import TokenBucket
+
 BURST = 20
 """Failures that are answered as such before they are put off."""
 PER_SECOND = 1.0
@@ -16,8 +18,8 @@ class Failures:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._buckets: dict[str, tuple[float, float]] = {}
-        """By network: failures that are still allowed, and when that was so; ordered by the latter."""
+        self._buckets: dict[str, TokenBucket] = {}
+        """By network, in the order of the last failure."""
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -25,18 +27,11 @@ class Failures:
     def add(self, address: str) -> float:
         """Count one more failure; returns 0, or in how many seconds the next one is allowed."""
         key = _network(address)
-        now = self._now()
-        left, then = self._buckets.pop(key, (float(BURST), now))
-        left = min(float(BURST), left + (now - then) * PER_SECOND)
-        wait = 0.0
-        if left >= 1:
-            left -= 1
-        else:
-            wait = (1 - left) / PER_SECOND
+        bucket = self._buckets.pop(key, None) or TokenBucket(PER_SECOND, BURST)
         if len(self._buckets) >= MAX_ADDRESSES:
             del self._buckets[next(iter(self._buckets))]
-        self._buckets[key] = left, now
-        return wait
+        self._buckets[key] = bucket
+        return bucket.take(self._now())
 
 
 def _network(address: str) -> str:

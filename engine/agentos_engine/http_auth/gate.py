@@ -151,7 +151,7 @@ class HttpAuth:
             return f"an API key is wanted here, and {self._no_keys}"
         if bearer or others:
             return "the API key is not one of this engine's"
-        return "an API key is wanted here: send `Authorization: Bearer KEY` or `x-api-key: KEY`"
+        return "an API key is wanted here: send it in the header x-api-key, or in Authorization behind the word Bearer"
 
     def _jwt(self, bearer: list[str], authorizations: int, may_wait: bool) -> str:
         """Return why there is no right token; empty when there is one. Raises KeysPending."""
@@ -160,7 +160,7 @@ class HttpAuth:
         if self._tokens is None or self._source is None:
             return "a JWT is wanted here, and the engine is not told whose: set jwt in agentos.http of its config"
         if not bearer:
-            return "a JWT is wanted here: send `Authorization: Bearer TOKEN`"
+            return "a JWT is wanted here: send it in the header Authorization behind the word Bearer"
         from agentos_engine.http_auth.tokens import TokenRefused, UnknownKey
 
         try:

@@ -19,9 +19,10 @@ from agentos_engine.observability.config import ObservabilityConfig
 from agentos_engine.observability.exporter import Exporter, PostJson
 from agentos_engine.observability.logs import LogEntry, LogRecord, LogStore, read_record
 from agentos_engine.observability.metrics import MetricStore
-from agentos_engine.observability.sampling import TokenBucket, sampled
+from agentos_engine.observability.sampling import sampled
 from agentos_engine.observability.spans import MAX_NAME, Span, SpanStore, is_internal, read_span
 from agentos_engine.observability.trace_context import SpanContext, new_id, parse_traceparent
+from agentos_engine.token_bucket import TokenBucket
 from agentos_engine.triggers.log import Firings, LogTrigger, TraceTrigger
 
 log = logging.getLogger(__name__)

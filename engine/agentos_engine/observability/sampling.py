@@ -24,24 +24,3 @@ def _rate(config: ObservabilityConfig, name: str) -> float:
             return rule.rate
     default = config.sampling.default
     return config.sampling_ratio if default is None else default
-
-
-class TokenBucket:
-    """Allows ``rate`` events a second, and ``burst`` at once after a pause. The caller tells the time, in seconds."""
-
-    __slots__ = ("_burst", "_rate", "_tokens", "_updated")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = burst
-        self._updated = 0.0
-
-    def allow(self, now: float) -> bool:
-        """Return whether one more event may happen, and count it if so."""
-        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._updated) * self._rate)
-        self._updated = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True

@@ -110,7 +110,7 @@ class Scrape:
         yield of.CALL_SECONDS, [((each.function_id,), each.answered) for each in functions]
         yield of.FUNCTION_ERRORS, [((each.function_id,), each.error) for each in functions]
         yield of.DEFERRED, [((each.function_id,), each.deferred) for each in functions if each.deferred]
-        yield of.LIMITS, _labelled(bus.limits_hit)
+        yield of.LIMITS, _labelled(bus.bounds.hit)
         yield of.DENIED, _labelled(bus.permissions_denied)
 
     def _triggers(self, modules: list[Module]) -> Families:

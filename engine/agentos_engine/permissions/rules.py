@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
-from agentos_contracts.grants import Grant, is_sensitive, scope_matches
+from agentos_contracts.findings import shown
+from agentos_contracts.grants import Grant, is_named, is_sensitive, scope_matches
 
 from agentos_engine.access.policy import is_infrastructure
 from agentos_engine.bus.errors import BusError
@@ -16,6 +17,17 @@ OPERATORS_OWN = "engine::operator::"
 """Functions by which the engine tells the operator something; nobody else has one, or calls one."""
 MAX_REMEMBERED = 10_000
 """Function ids that are known to be allowed; with more, all are decided anew."""
+LONGEST_REMEMBERED = 256
+"""Characters of these ids: longer ones are decided anew each time, so that a worker fills no memory with them."""
+FOR_CALLERS = frozenset(
+    {
+        "configuration::register",
+        "engine::queue::enqueue",
+        "engine::register_trigger",
+        "engine::unregister_trigger",
+    }
+)
+"""Functions that look at who calls: the engine, having them called for a worker, would lend it its own rights."""
 _STATE = "state::"
 
 
@@ -61,19 +73,31 @@ class Permissions:
         if function_id in self.callable:
             return
         if function_id.startswith(OPERATORS_OWN):
-            raise BusError(FORBIDDEN, f"{function_id[:200]} is for the engine to call")
+            raise BusError(FORBIDDEN, f"{shown(function_id, 200)} is for the engine to call")
         if not (is_infrastructure(function_id) or self.owns(function_id)):
             self._check_named(function_id)
+        if len(function_id) > LONGEST_REMEMBERED:
+            return
         if len(self.callable) >= MAX_REMEMBERED:
             self.callable.clear()
         self.callable.add(function_id)
 
+    def may_call(self, function_id: str) -> bool:
+        """True when the worker may call the function."""
+        try:
+            self.check_call(function_id)
+        except BusError:
+            return False
+        return True
+
     def check_indirect(self, function_id: str) -> None:
         """The same for a function that the engine is to call for the worker: by a queue, by a trigger.
 
-        The engine's calls bring no identity along, so what is limited by scope can only be called directly.
+        The engine's calls bring no identity along, so what hangs on it can only be called directly.
         """
         self.check_call(function_id)
+        if function_id in FOR_CALLERS:
+            raise BusError(FORBIDDEN, f"{self._who} can only call {function_id} itself: not by a queue or a trigger")
         if self.grant.state_scopes is not None and function_id.startswith(_STATE):
             raise BusError(
                 FORBIDDEN,
@@ -92,8 +116,8 @@ class Permissions:
             )
         raise BusError(
             FORBIDDEN,
-            f"{self._who} may not use scope {scope[:200]!r} with {function_id}; "
-            f'add this line to its spec.stateScopes:   - "{scope[:200]}"',
+            f"{self._who} may not use scope '{shown(scope, 200)}' with {function_id}; "
+            f'add this line to its spec.stateScopes:   - "{shown(scope, 200)}"',
         )
 
     def sees_scope(self, scope: str) -> bool:
@@ -103,18 +127,18 @@ class Permissions:
 
     def _check_named(self, function_id: str) -> None:
         calls = self.grant.calls
-        shown = function_id[:200]
+        if not function_id:
+            return  # who calls is told that the call names no function
+        name = shown(function_id, 200)
         if calls is not None:
-            if any(each.matches(function_id) for each in calls):
+            if is_named(calls, function_id):
                 return
-            raise BusError(
-                FORBIDDEN, f'{self._who} may not call {shown}; add this line to its spec.calls:   - "{shown}"'
-            )
+            raise BusError(FORBIDDEN, f'{self._who} may not call {name}; add this line to its spec.calls:   - "{name}"')
         if is_sensitive(function_id):
             raise BusError(
                 FORBIDDEN,
-                f"{self._who} may not call {shown}, which is sensitive and must be named; "
-                f'give it spec.calls with all that it calls, and in it this line:   - "{shown}"',
+                f"{self._who} may not call {name}, which is sensitive and must be named; "
+                f'give it spec.calls with all that it calls, and in it this line:   - "{name}"',
             )
 
     @property

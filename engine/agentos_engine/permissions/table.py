@@ -141,7 +141,9 @@ class Grants:
         # First all that is taken away, so that no function ever has two workers.
         for connection in [each for permissions in touched for each in permissions.connections]:
             self._bus.registrations.withhold(connection)
-        self._bus.registrations.look_again()
+        if touched:
+            self._bus.registrations.withhold_ownerless({each.grant.uid: each for each in touched})
+        self._bus.registrations.look_again(set(touched))
 
     def _revoke(self, permissions: Permissions) -> None:
         grant = permissions.grant

@@ -10,6 +10,7 @@ Json = bytes | memoryview | msgspec.Raw
 PONG = b'{"type":"pong"}'
 
 _SPACE = b" \t\r\n"
+_NAMELESS = b'{"type":"invokefunction","function_id":""'
 
 text = msgspec.json.Encoder().encode
 """A value as JSON; for a str, the quoted and escaped text."""
@@ -55,6 +56,22 @@ def invoke(
     else:
         parts += (b',"data":', *_with_caller(data, caller_worker_id), b"}")
     return b"".join(parts)
+
+
+def invoke_tail(
+    data: Json,
+    *,
+    traceparent: msgspec.Raw | None = None,
+    baggage: msgspec.Raw | None = None,
+    metadata: Json | None = None,
+) -> bytes:
+    """What invocations that want no answer and differ in the function only have in common, for :func:`invoke_with`."""
+    return invoke("", data, traceparent=traceparent, baggage=baggage, metadata=metadata)[len(_NAMELESS) :]
+
+
+def invoke_with(function_id: str, tail: bytes) -> bytes:
+    """An invocation of a function with a tail of :func:`invoke_tail`."""
+    return b'{"type":"invokefunction","function_id":%b%b' % (text(function_id), tail)
 
 
 def with_caller(data: Json, caller_worker_id: str) -> bytes:

@@ -30,8 +30,10 @@ OLDEST_SQLITE = (3, 37, 0)
 
 BUSY_TIMEOUT = 2.0
 """Seconds to wait for another program, such as one that makes a backup, to give up its lock."""
-CHECKPOINT_PAGES = 4000
+CHECKPOINT_PAGES = 2000
 """Pages of 4 KiB in the write-ahead log after which they are moved into the database."""
+LOG_ROOM = 64 << 20
+"""Bytes that must be free on the disk for the log to get its size at once."""
 KEPT_LOG_BYTES = 64 << 20
 """To which the write-ahead log is cut after it had to grow beyond that."""
 WRITER_CACHE_BYTES = 8 << 20
@@ -148,7 +150,6 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
     """Check that the database is ours, bring its schema up to date, and set how it is written."""
     database.execute("PRAGMA synchronous = FULL")
-    database.execute(f"PRAGMA cache_size = -{WRITER_CACHE_BYTES >> 10}")
     database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     database.execute(f"PRAGMA journal_size_limit = {KEPT_LOG_BYTES}")
     database.execute("BEGIN IMMEDIATE")
@@ -166,6 +167,30 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     ((mode,),) = database.execute("PRAGMA journal_mode = WAL").fetchall()
     if mode != "wal":
         raise SettingsError(f"{path}: the file system does not support shared memory; use a local disk for --data-dir")
+    with contextlib.suppress(sqlite3.Error, OSError):  # it only makes commits faster
+        lengthen_log(database, path)
+    database.execute(f"PRAGMA cache_size = -{WRITER_CACHE_BYTES >> 10}")
+
+
+def lengthen_log(database: sqlite3.Connection, path: Path) -> None:
+    """Give the write-ahead log at once the size to which it would grow, if the disk has room.
+
+    A commit that makes a file longer waits for the file system's own journal too, which takes as long again or, beside
+    others, several times as long. So it writes as much as fits in a transaction that it takes back: SQLite ignores what
+    is in the log without a commit, and later ones overwrite it.
+    """
+    disk = os.statvfs(path.parent)
+    if disk.f_bavail * disk.f_frsize < LOG_ROOM:
+        return
+    ((page,),) = database.execute("PRAGMA page_size").fetchall()
+    database.execute("PRAGMA cache_size = 10")  # pages; what does not fit in the cache goes into the log
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        database.execute("CREATE TABLE filling (bytes BLOB)")
+        database.execute("INSERT INTO filling VALUES (zeroblob(?))", (CHECKPOINT_PAGES * page,))
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
 
 
 def check_version(database: sqlite3.Connection, path: Path) -> int:

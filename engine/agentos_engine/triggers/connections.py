@@ -16,6 +16,11 @@ from agentos_engine.protocol import frames
 from agentos_engine.triggers.registry import Binding
 
 TYPE = "engine::connections"
+LONGEST = 256
+"""Characters told of a function id: none that long is ever granted by itself, and no worker gets the operator's link cut
+by what it registers."""
+MOST_WAITING = 1000
+"""Functions told of those that a connection registered without a grant, in order: a Worker is granted far fewer."""
 
 FULL = 512 << 10
 """Bytes after which a message is full: some 10 ms of work. What is left comes in the next one."""
@@ -118,7 +123,7 @@ def entry(connection: Connection) -> dict[str, object]:
         "uid": peer.uid,
         "pod_uid": peer.pod_uid,
         "role": peer.role,
-        "functions": sorted(connection.registrations),
-        "waiting": sorted(connection.waiting),
+        "functions": [each[:LONGEST] for each in sorted(connection.registrations)],
+        "waiting": [each[:LONGEST] for each in sorted(connection.waiting)[:MOST_WAITING]],
         "since": datetime.fromtimestamp(connection.since, UTC).isoformat(timespec="milliseconds"),
     }

@@ -1,6 +1,7 @@
 """How a trigger fires: the condition first, then the function."""
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from agentos_engine.bus.errors import BusError
@@ -32,6 +33,19 @@ class Firing:
             self._notify(binding, payload, traceparent, baggage)
         else:
             self._bus.spawn(self._start(binding, payload, traceparent, baggage))
+
+    def start_all(
+        self, bindings: Iterable[Binding], payload: bytes, traceparent: str | None = None, baggage: str | None = None
+    ) -> None:
+        """As :meth:`start`, for many bindings of one type."""
+        ready: list[Binding] = []
+        for binding in bindings:
+            if binding.condition is None:
+                ready.append(binding)
+            else:
+                self.start(binding, payload, traceparent, baggage)
+        if ready:
+            self._bus.notify_all(ready, payload, traceparent=traceparent, baggage=baggage, source=ready[0].trigger_type)
 
     async def _start(self, binding: Binding, payload: bytes, traceparent: str | None, baggage: str | None) -> None:
         try:

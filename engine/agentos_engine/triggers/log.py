@@ -22,9 +22,9 @@ import msgspec
 from agentos_engine.bus.connection import Connection
 from agentos_engine.bus.errors import BusError
 from agentos_engine.observability.logs import LogEntry
-from agentos_engine.observability.sampling import TokenBucket
 from agentos_engine.observability.spans import Span
 from agentos_engine.observability.trace_context import SpanContext, new_id
+from agentos_engine.token_bucket import TokenBucket
 from agentos_engine.triggers.firing import Firing
 from agentos_engine.triggers.registry import Binding
 

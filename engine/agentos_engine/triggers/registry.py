@@ -309,6 +309,11 @@ class TriggerRegistry:
         for trigger_id in [each.id for each in self._ownerless.values() if each.maker.uid == uid]:
             self.unbind(None, trigger_id)
 
+    @property
+    def ownerless(self) -> list[Binding]:
+        """The bindings that nobody owns."""
+        return list(self._ownerless.values())
+
     def maker_of(self, trigger_id: str) -> Peer | None:
         """Return who made a binding that nobody owns; None when there is none of this id."""
         binding = self._ownerless.get(trigger_id)

@@ -57,5 +57,4 @@ class SubscribeTrigger:
 
     def publish(self, topic: str, message: bytes, traceparent: str | None, baggage: str | None) -> None:
         """Send a message, which is raw JSON, to all who subscribe to its topic now."""
-        for binding in list(self._topics.get(topic, ())):
-            self._firing.start(binding, message, traceparent, baggage)
+        self._firing.start_all(self._topics.get(topic, ()), message, traceparent, baggage)
