@@ -12,7 +12,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MEMBERS := contracts engine operator workers cli
 CLUSTER := $(PYTHON) -m tests.cluster
-PARALLEL ?= --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+PARALLEL ?= --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: help setup lock crds docs screenshots lint check test test-long bench demo demo-down cluster cluster-down kubeconfig engine-urls image wheels clean
 

@@ -1,25 +1,38 @@
 """How tests are spread over processes, of which ``make test`` uses two: by file, and what shares a thing in one."""
 
+from typing import Any
+
 import pytest
 
-TOGETHER = {"test_new.py": "cargo", "test_author_loop.py": "cargo"}
-"""Files whose tests build in one target folder, by their group."""
-RANKS = {"cluster": 0, "cargo": 1}
+SHARING = {
+    "tests/cluster/": "cluster",
+    "tests/e2e/": "cluster",
+    "cli/tests/test_new.py": "cargo",
+    "cli/tests/test_author_loop.py": "cargo",
+}
+"""What tests share that stands no company, the cluster or a target folder, by the beginning of their paths."""
+FIRST = ("cluster", "cargo")
 """What takes longest begins first."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def group_of(nodeid: str) -> str:
+    """Return the name of what a test shares with others, else its file."""
+    return next((name for path, name in SHARING.items() if nodeid.startswith(path)), nodeid.partition("::")[0])
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each test the group that runs in one process."""
-    if not hasattr(config, "workerinput"):
-        return
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: RANKS.get(groups[item], len(RANKS)))
+    """Put the groups into the order in which they are handed out."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: (group_of(item.nodeid) not in FIRST, FIRST[0] != group_of(item.nodeid)))
 
 
-def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("cluster") is not None or item.path.parent.name == "cluster":
-        return "cluster"
-    return TOGETHER.get(item.path.name, str(item.path))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Hand out tests by group. The plugin's own groups do not work with the form of node ids that pytest has now."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)

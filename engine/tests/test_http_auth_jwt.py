@@ -34,7 +34,7 @@ def key_set(*keys):
 
 def claims(**changes):
     now = int(time.time())
-    given = {"iss": ISSUER, "aud": AUDIENCE, "exp": now + 300, "iat": now, "sub": "somebody", **changes}
+    given = {"iss": ISSUER, "aud": AUDIENCE, "exp": now + 86_400, "iat": now, "sub": "somebody", **changes}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -172,10 +172,10 @@ async def test_those_who_ask_for_the_same_long_listing_share_it_and_none_gets_an
 
 async def test_the_operator_is_told_of_very_many_connections_a_message_at_a_time(bus, join, clock):
     ConnectionsTrigger(bus)
-    workers = [join() for _ in range(40)]
+    workers = [join() for _ in range(80)]
     for each in workers:
         for number in range(100):
-            each.send(type="registerfunction", id=f"a::{number:0500}")
+            each.send(type="registerfunction", id=f"a::{number:0250}")
     operator = join()
     operator.send(type="registerfunction", id="op::changed")
     bind_to = {
@@ -192,7 +192,7 @@ async def test_the_operator_is_told_of_very_many_connections_a_message_at_a_time
         if len(messages) == 1 and not told:
             workers[-1].end()  # before it was its turn
         told |= {each["worker_id"]: each for message in messages for each in message["connections"]}
-    assert len(messages) >= 40 * 100 * 500 // FULL
+    assert len(messages) >= 80 * 100 * 250 // FULL
     assert [each["snapshot"] for each in messages] == [True] + [False] * (len(messages) - 1)
     assert all(len(json.dumps(each)) < 2 * FULL for each in messages)
     assert set(told) == {each.id for each in [*workers, operator]}
