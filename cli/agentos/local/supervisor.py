@@ -9,9 +9,9 @@ from typing import Any
 
 from agentos_contracts.assign import declares_nothing, unclaimable
 from agentos_contracts.dependencies import Dependency, unmet
+from agentos_contracts.granting import grant_of
 from agentos_contracts.grants import Grant
 from agentos_contracts.manifest import BUILT_IN_WORKERS
-from agentos_contracts.patterns import Pattern
 from agentos_contracts.reasons import CLASH, SCALED_TO_ZERO
 
 from agentos.local.claims import Claims
@@ -181,7 +181,7 @@ class Supervisor:
         for name in names:
             worker = self._workers.get(name)
             resource = (worker or self._leaving_service(name).worker).resource
-            grants.append(_grant_of(resource, self._claims.uid(name), self._claims.held(name), leaving=worker is None))
+            grants.append(grant_of(resource, self._claims.uid(name), self._claims.held(name), leaving=worker is None))
         if grants != self._granted:
             self._granted = grants
             self._engine.grant(grants)
@@ -219,19 +219,6 @@ class Supervisor:
 
     def _tell(self, service: Service, text: str) -> None:
         self._report(service.worker.name, text)
-
-
-def _grant_of(resource: Mapping[str, Any], uid: str, owns: Iterable[Pattern], *, leaving: bool) -> Grant:
-    metadata, spec = resource["metadata"], resource["spec"]
-    limits = Grant.from_wire({"uid": uid, "calls": spec.get("calls"), "state_scopes": spec.get("stateScopes")})
-    return replace(
-        limits,
-        worker=f"{metadata.get('namespace') or 'default'}/{metadata['name']}",
-        owns=tuple(sorted(owns)),
-        discover=declares_nothing(resource),
-        leaving=leaving,
-        sleeping=spec.get("replicas") == 0 and not leaving,
-    )
 
 
 def _process_of(worker: LocalWorker) -> LocalWorker:

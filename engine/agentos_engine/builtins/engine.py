@@ -99,8 +99,6 @@ def install(bus: Bus) -> None:
                 "FORBIDDEN", "on this listener triggers are made by registering them, so that its rules apply"
             )
         result = asyncio.get_running_loop().create_future()
-        if caller is not None and caller.permissions is not None:
-            _check_binding(bus, caller, wanted)
         try:
             binding = Binding(
                 str(uuid.uuid4()),
@@ -117,6 +115,8 @@ def install(bus: Bus) -> None:
             )
         except ValueError as error:
             raise BusError("INVALID_ARGUMENTS", str(error)) from error
+        if caller is not None:
+            bus.registrations.check_binding(caller.permissions, binding)
         try:
             bus.triggers.bind(binding)
             timer = bus.clock.machine.call_later(PROVIDER_TIMEOUT, _resolve, result, None)
@@ -146,13 +146,6 @@ def install(bus: Bus) -> None:
         ("engine::unregister_trigger", unregister_trigger, "Undoes engine::register_trigger"),
     ):
         bus.functions.add(function_id, handler, description)
-
-
-def _check_binding(bus: Bus, caller: Connection, wanted: _RegisterTrigger) -> None:
-    """Raise BusError FORBIDDEN unless a worker may have the functions of a trigger called."""
-    bus.registrations.check_binding(
-        caller.permissions, Binding("", wanted.trigger_type, wanted.function_id, None, config=bytes(wanted.config))
-    )
 
 
 def _resolve(result: "asyncio.Future[BusError | None]", error: BusError | None) -> None:

@@ -3,11 +3,9 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from agentos_contracts.assign import declares_nothing
-from agentos_contracts.grants import Grant, GrantError
-from agentos_contracts.patterns import Pattern
+from agentos_contracts.granting import grant_of
+from agentos_contracts.grants import Grant
 
 from ..kinds import Object
 from .claims import holders, patterns_recorded
@@ -34,12 +32,10 @@ def plan(i: GrantsInput) -> dict[str, Grant]:
         for holder in holders(claim):
             recorded[holder.uid].append(holder)
     owns = {uid: tuple(sorted(patterns_recorded(held))) for uid, held in recorded.items()}
-    grants = {
-        worker["metadata"]["uid"]: grant_of(
-            worker, owns.get(worker["metadata"]["uid"], ()), i.before.get(worker["metadata"]["uid"])
-        )
-        for worker in i.workers
-    }
+    grants: dict[str, Grant] = {}
+    for worker in i.workers:
+        uid, leaving = worker["metadata"]["uid"], bool(worker["metadata"].get("deletionTimestamp"))
+        grants[uid] = grant_of(worker, uid, owns.get(uid, ()), leaving=leaving, before=i.before.get(uid))
     for uid in (*i.before, *recorded):
         if uid in grants or not i.lingers(uid):
             continue
@@ -48,31 +44,3 @@ def plan(i: GrantsInput) -> dict[str, Grant]:
         before = i.before.get(uid) or Grant(uid, f"{i.namespace}/{name}", calls=(), state_scopes=())
         grants[uid] = replace(before, owns=owns.get(uid, ()), leaving=True, sleeping=False)
     return grants
-
-
-def grant_of(worker: Object, owns: tuple[Pattern, ...], before: Grant | None) -> Grant:
-    """One Worker's grant; ``owns`` is what is recorded for it.
-
-    What cannot be read of its spec (it came past webhook and CRD) stays as it was before, or grants nothing.
-    """
-    metadata, spec = worker["metadata"], worker.get("spec", {})
-    last = before or Grant(metadata["uid"], "", calls=(), state_scopes=())
-    leaving = bool(metadata.get("deletionTimestamp"))
-    grant = Grant(
-        metadata["uid"],
-        f"{metadata['namespace']}/{metadata['name']}",
-        owns,
-        declares_nothing(worker),
-        _read("calls", spec.get("calls"), last),
-        _read("state_scopes", spec.get("stateScopes"), last),
-        leaving=leaving,
-        sleeping=spec.get("replicas") == 0 and not leaving,
-    )
-    return before if before is not None and before == grant else grant
-
-
-def _read(field: str, value: object, last: Grant) -> Any:
-    try:
-        return getattr(Grant.from_wire({"uid": last.uid, field: value}), field)
-    except GrantError:
-        return getattr(last, field)
