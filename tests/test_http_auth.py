@@ -5,7 +5,7 @@ import json
 from agentos_contracts.findings import errors
 from agentos_contracts.validation import validate_realm
 from agentos_engine.config_file.http_auth import parse_http_auth
-from agentos_operator.plan.objects import engine_statefulset, http_auth
+from agentos_operator.plan.objects.engine import engine_statefulset, http_auth
 from hypothesis import given
 from hypothesis import strategies as st
 

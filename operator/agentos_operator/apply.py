@@ -12,7 +12,7 @@ from typing import Any
 from .api import AlreadyExists, Api, NotFound
 from .cache import Cache
 from .kinds import KINDS, Key, Object, key_of, owned_by
-from .plan.objects import applied_hash
+from .plan.objects.metadata import applied_hash
 from .settings import FIELD_MANAGER, MANAGED_BY_LABEL
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from agentos_contracts.tokens import Identity, Role, SigningKey, issue
 from .bus import Link
 from .grants import GrantTable
 from .kinds import Object
-from .plan.objects import engine_host
+from .plan.objects.metadata import engine_host
 from .settings import BUS_PORT
 
 Changed = Callable[[str, str, frozenset[str] | None], None]

@@ -8,7 +8,7 @@ from agentos_operator.api import ApiError, NotFound
 from agentos_operator.apply import Applier, NotOurs, covers, merged
 from agentos_operator.cache import Cache
 from agentos_operator.kinds import DEPLOYMENT, SECRET, key_of
-from agentos_operator.plan.objects import seal
+from agentos_operator.plan.objects.metadata import seal
 
 OWNER = "owner-uid"
 

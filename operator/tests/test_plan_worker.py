@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from agentos_contracts import reasons
 from agentos_contracts.assign import Clash, Holder
+from agentos_contracts.dependencies import Dependency
 from agentos_contracts.effective import effective
 from agentos_contracts.findings import error, warning
 from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest
@@ -15,7 +16,8 @@ from agentos_contracts.patterns import Pattern
 from agentos_contracts.worker import WorkerSpec
 from agentos_operator.bus import Connection
 from agentos_operator.plan.conditions import MESSAGE_LIMIT
-from agentos_operator.plan.worker import FUNCTIONS_SHOWN, Dependency, EngineView, WorkerInput, WorkerPlan, plan
+from agentos_operator.plan.worker import EngineView, WorkerInput, WorkerPlan, plan
+from agentos_operator.plan.worker.status import FUNCTIONS_SHOWN
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 STAMP, EARLIER = "2026-01-02T03:04:05Z", "2026-01-01T00:00:00Z"

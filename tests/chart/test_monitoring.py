@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from agentos_contracts.worker import ENGINE_NAME
-from agentos_operator.plan.objects import engine_service
+from agentos_operator.plan.objects.engine import engine_service
 from ruamel.yaml import YAML
 
 from tests.chart.test_chart import CHART, ROOT, Helm, one

@@ -23,7 +23,7 @@ from agentos_contracts.resource import API_VERSION
 
 from ..kinds import Object
 from ..settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
-from .objects import owner_references
+from .objects.metadata import owner_references
 
 
 @dataclass(frozen=True, slots=True)

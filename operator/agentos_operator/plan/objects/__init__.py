@@ -1,0 +1,1 @@
+"""The objects that a Worker and a Realm are made of, as JSON. Everything passes Pod Security "restricted"."""

@@ -1,0 +1,46 @@
+"""What a decision on one Realm may use, and what it comes to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from agentos_contracts.findings import Finding
+
+from ...kinds import Object
+
+
+@dataclass(frozen=True, slots=True)
+class RealmInput:
+    """Everything that a decision on one Realm may use."""
+
+    realm: Object
+    now: datetime
+    findings: Sequence[Finding]
+    namespace: Object | None
+    rival: str
+    """Name of an older Realm with the same namespace; else empty."""
+    statefulset: Object | None
+    pods: Sequence[Object]
+    unbound_volume: str
+    """Name of the engine's PersistentVolumeClaim while it is not bound."""
+    linked: bool
+    down_for: float
+    link_error: str
+    connections: int
+    workers: Sequence[Object]
+    image: str
+    verify_keys: str
+    grace: float
+    engine_environment: Mapping[str, str] = field(default_factory=dict)
+    """More variables of the engine's container."""
+
+
+@dataclass(frozen=True, slots=True)
+class RealmPlan:
+    """The answer: ``namespace`` to make or to label (None: leave it), the Secret for a key to be made once, the status."""
+
+    namespace: Object | None
+    api_key: Object | None
+    children: tuple[Object, ...]
+    status: dict[str, Any]

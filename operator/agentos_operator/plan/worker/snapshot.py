@@ -1,0 +1,75 @@
+"""What a decision on one Worker may use, and what it comes to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from agentos_contracts.assign import Clash
+from agentos_contracts.dependencies import Dependency
+from agentos_contracts.effective import Effective
+from agentos_contracts.findings import Finding
+from agentos_contracts.patterns import Pattern
+
+from ...bus import Connection
+from ...kinds import Object
+
+REGISTRATION_GRACE = 5.0
+"""Seconds that a running container has to register before it is told to lack that."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """A realm's engine as this Worker sees it. ``up_for`` and ``down_for``: how long the operator has had a link, or none, in seconds."""
+
+    realm: str
+    linked: bool
+    up_for: float
+    down_for: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInput:
+    """Everything that a decision on one Worker may use."""
+
+    worker: Object
+    now: datetime
+    engine: EngineView | None
+    """None: no Realm has the namespace."""
+    effective: Effective | None
+    """None: the manifest could not be read at all."""
+    findings: Sequence[Finding]
+    manifest_missing: str
+    """Why the ConfigMap's manifest is not there; empty when it is, or is inline."""
+    wanted: tuple[Pattern, ...]
+    held: frozenset[str]
+    """Patterns recorded for this Worker in FunctionClaims."""
+    clashes: Sequence[Clash]
+    granted: bool
+    """Whether the engine knows what this Worker may do; True while it cannot be told."""
+    ungranted: Mapping[str, str]
+    """Functions that it registers and was not granted, each with who or what stands in the way; empty: nothing known."""
+    providers: Sequence[Dependency]
+    built_in: frozenset[str]
+    """Names that the engine itself satisfies."""
+    deployment: Object | None
+    pods: Sequence[Object]
+    connections: Sequence[Connection]
+    quiet_for: Mapping[str, float]
+    """Seconds since the connections of each pod, by its uid, last changed."""
+    token: str = field(repr=False)
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """The answer. ``children`` are to be there as they stand; with ``stop`` the Deployment is to be gone.
+
+    ``gates`` are the pods whose readiness gate has to change, and to what.
+    """
+
+    children: tuple[Object, ...]
+    stop: bool
+    gates: tuple[tuple[Object, bool], ...]
+    status: dict[str, Any]
+    requeue_after: float | None = None

@@ -1,0 +1,87 @@
+"""The stages of a decision on one Worker: one for each condition, in the order in which they have to become true."""
+
+import hashlib
+
+from agentos_contracts.effective import Effective
+from agentos_contracts.reasons import NOT_STARTED, SATISFIED, WorkerCondition
+
+from ...kinds import Object
+from ...settings import REGISTERED_GATE
+from ..conditions import Verdict, is_true, summarize
+from ..objects.deployment import worker_deployment
+from ..objects.worker import worker_service_account, worker_token_secret
+from ..pods import containers_ready_for, live
+from .available import available
+from .dependencies_ready import dependencies_ready
+from .engine_linked import engine_linked
+from .functions_claimed import functions_claimed
+from .manifest_valid import manifest_valid
+from .registered import gate, pod_answers, registered
+from .snapshot import REGISTRATION_GRACE, WorkerInput, WorkerPlan
+from .status import status
+
+UNREADY_RETRY = 30.0
+"""Seconds after which a Worker that runs and is not Ready is looked at again without any event."""
+
+
+def plan(i: WorkerInput) -> WorkerPlan:
+    """Decides. Pure: the same input gives the same plan."""
+    verdicts: dict[str, Verdict] = {
+        WorkerCondition.MANIFEST_VALID: manifest_valid(i),
+        WorkerCondition.ENGINE_LINKED: engine_linked(i),
+        WorkerCondition.FUNCTIONS_CLAIMED: functions_claimed(i),
+        WorkerCondition.DEPENDENCIES_READY: dependencies_ready(i),
+    }
+    started = i.deployment is not None
+    in_realm = i.engine is not None
+    valid, claimed = verdicts[WorkerCondition.MANIFEST_VALID].ok, verdicts[WorkerCondition.FUNCTIONS_CLAIMED].ok
+    may_start = in_realm and valid and claimed and verdicts[WorkerCondition.DEPENDENCIES_READY].ok
+    if started and not verdicts[WorkerCondition.DEPENDENCIES_READY].ok and in_realm and valid and claimed:
+        # Dependencies gate the first start only; what runs goes on, and is updated.
+        may_start = True
+        verdicts[WorkerCondition.DEPENDENCIES_READY] = Verdict(
+            True,
+            SATISFIED,
+            f"were ready at the first start; now: {verdicts[WorkerCondition.DEPENDENCIES_READY].message}",
+        )
+    children: tuple[Object, ...] = ()
+    if may_start and i.effective is not None and i.engine is not None:
+        children = _children(i, i.effective, i.engine.realm)
+    # A mistake in an edit leaves what runs alone; a Worker that waits and holds nothing, or lost its realm, must not run.
+    stop = started and (not in_realm or (bool(i.clashes) and not i.held))
+    runs = (started and not stop) or bool(children)
+    verdicts[WorkerCondition.AVAILABLE] = available(i) if runs else Verdict(False, NOT_STARTED)
+    verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)
+    ready = summarize(verdicts).ok or not runs
+    gates = tuple((pod, gate(i, pod)) for pod in live(i.pods) if gate(i, pod) != is_true(pod, REGISTERED_GATE))
+    return WorkerPlan(children, stop, gates, status(i, verdicts, children, running=runs), _look_again_after(i, ready))
+
+
+def _children(i: WorkerInput, effective: Effective, realm: str) -> tuple[Object, ...]:
+    accounts = () if i.worker["spec"].get("serviceAccountName") else (worker_service_account(i.worker, realm),)
+    token_hash = hashlib.sha256(i.token.encode()).hexdigest()[:16]
+    return (
+        worker_token_secret(i.worker, realm, i.token),
+        *accounts,
+        worker_deployment(i.worker, realm, effective, token_hash),
+    )
+
+
+def _look_again_after(i: WorkerInput, ready: bool) -> float | None:
+    """When a grace ends that this plan relied on."""
+    if i.engine is None:
+        return None
+    if not i.engine.linked:
+        return i.grace - i.engine.down_for + 0.1 if i.engine.down_for < i.grace else None
+    grace = [
+        i.grace - min(i.quiet_for.get(pod["metadata"]["uid"], 0.0), i.engine.up_for) + 0.1
+        for pod in live(i.pods)
+        if gate(i, pod) and not pod_answers(i, pod)
+    ]
+    connecting = [
+        REGISTRATION_GRACE - seconds + 0.1
+        for pod in live(i.pods)
+        if (seconds := containers_ready_for(pod, i.now)) is not None and seconds < REGISTRATION_GRACE
+    ]
+    # What is not watched may be what keeps it from being Ready, so that is looked at again.
+    return min([*grace, *([] if ready else [*connecting, UNREADY_RETRY])], default=None)

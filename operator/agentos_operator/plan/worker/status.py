@@ -1,0 +1,61 @@
+"""What is written to a Worker's status."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...kinds import DEPLOYMENT, Object
+from ...settings import BUS_PORT, WORKER_UID_LABEL
+from ..conditions import Verdict, build_conditions
+from ..objects.metadata import applied_hash, engine_host
+from ..pods import live, trouble
+from .registered import gate
+from .snapshot import WorkerInput
+
+FUNCTIONS_SHOWN = 256
+
+
+def status(
+    i: WorkerInput, verdicts: Mapping[str, Verdict], children: Sequence[Object], *, running: bool
+) -> dict[str, Any]:
+    metadata, before = i.worker["metadata"], i.worker.get("status", {})
+    deployment = (i.deployment or {}).get("status", {}) if running else {}
+    wanted = i.worker["spec"].get("replicas", 1)
+    settled = (
+        deployment.get("updatedReplicas", 0) >= wanted
+        and deployment.get("replicas", 0) <= wanted
+        and deployment.get("observedGeneration", 0) >= (i.deployment or {}).get("metadata", {}).get("generation", 0)
+        and _has_hash_of(i.deployment, children)
+    )
+    problem = trouble(i.pods, i.now)
+    progress = (
+        problem.message
+        if problem
+        else f"{deployment.get('updatedReplicas', 0)} of {wanted} pods have the newest template"
+    )
+    functions = sorted({function_id for connection in i.connections for function_id in connection.functions})
+    registered_pods = sum(gate(i, pod) for pod in live(i.pods))
+    return {
+        "observedGeneration": metadata["generation"],
+        "conditions": build_conditions(
+            verdicts,
+            settled=settled,
+            progress=progress,
+            before=before.get("conditions", ()),
+            generation=metadata["generation"],
+            now=i.now,
+        ),
+        "replicas": deployment.get("replicas", 0),
+        "readyReplicas": deployment.get("readyReplicas", 0),
+        "registeredPods": registered_pods,
+        "functions": functions[:FUNCTIONS_SHOWN],
+        "functionCount": len(functions),
+        "selector": f"{WORKER_UID_LABEL}={metadata['uid']}",
+        "engine": f"{engine_host(metadata['namespace'])}:{BUS_PORT}" if i.engine is not None else "",
+        "version": (i.effective.version if i.effective is not None else None) or "",
+    }
+
+
+def _has_hash_of(deployment: Object | None, children: Sequence[Object]) -> bool:
+    """Whether the Deployment is the one that is planned now: right after an edit its counts are those of before."""
+    planned = [child for child in children if child["kind"] == DEPLOYMENT.kind]
+    return all(applied_hash(deployment or {}) == applied_hash(child) for child in planned)
