@@ -33,14 +33,44 @@ class RealmCondition(StrEnum):
     STALLED = "Stalled"
 
 
+class Outlook(StrEnum):
+    """What is to be expected while a condition is False for a reason; OUTLOOKS says what each means and what follows from it."""
+
+    UNDER_WAY = "under way"
+    WAITING = "waiting"
+    FAILING = "failing"
+    STALLED = "stalled"
+    RESTING = "resting"
+
+
+OUTLOOKS = {
+    Outlook.UNDER_WAY: ("It belongs to every start, and ends by itself.", "Normal", "InProgress", "Progressing"),
+    Outlook.WAITING: (
+        "Something else has to happen first; then it goes on by itself.",
+        "Warning",
+        "InProgress",
+        "Progressing",
+    ),
+    Outlook.FAILING: ("Something is broken now; it is tried again.", "Warning", "InProgress", "Degraded"),
+    Outlook.STALLED: ("It stays so until a person changes something.", "Warning", "Failed", "Degraded"),
+    Outlook.RESTING: (
+        "Nothing is wanted, so nothing is missing.",
+        "Normal",
+        "InProgress; with Flux Current",
+        "Suspended",
+    ),
+}
+"""What each outlook means, the type of the Event, and what kstatus and Argo CD (with the files of examples/gitops) make of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One reason: its CamelCase name, what it means, what to do, and whether only a change by a person ends it."""
+    """One reason: its CamelCase name, what it means, what to do, and what is to be expected while it is why something is not so."""
 
     name: str
     meaning: str
     remedy: str = ""
-    stalled: bool = False
+    outlook: Outlook = Outlook.UNDER_WAY
 
 
 # Worker: ManifestValid
@@ -49,12 +79,13 @@ MANIFEST_INVALID = Reason(
     "ManifestInvalid",
     "The manifest or the spec has errors; the message lists them with their paths.",
     "Mend the fields that the message names.",
-    stalled=True,
+    outlook=Outlook.STALLED,
 )
 MANIFEST_NOT_FOUND = Reason(
     "ManifestNotFound",
     "The ConfigMap or the key that spec.manifestFrom names is not there.",
     "Create the ConfigMap, or mend the reference; the Worker goes on by itself.",
+    outlook=Outlook.WAITING,
 )
 # Worker: EngineLinked
 LINKED = Reason("Linked", "The operator is connected to the realm's engine.")
@@ -62,13 +93,14 @@ NO_REALM = Reason(
     "NoRealm",
     "No Realm has this namespace, so there is no engine to link to.",
     "Create a Realm with spec.namespace set to this namespace, or move the Worker.",
-    stalled=True,
+    outlook=Outlook.STALLED,
 )
 ENGINE_NOT_READY = Reason("EngineNotReady", "The realm's engine is starting.", "Wait; see the Realm's conditions.")
 ENGINE_UNREACHABLE = Reason(
     "EngineUnreachable",
     "The operator has had no connection to the realm's engine for longer than the grace of 15 s.",
     "See the Realm's conditions and the engine's logs.",
+    outlook=Outlook.FAILING,
 )
 # Worker: FunctionsClaimed
 CLAIMED = Reason("Claimed", "Every pattern of spec.owns is recorded for this Worker in a FunctionClaim.")
@@ -80,6 +112,7 @@ CLASH = Reason(
     "Clash",
     "Another Worker holds functions that this one claims. No pod runs; it takes over when the holder goes.",
     "Delete the holder, or claim other functions.",
+    outlook=Outlook.WAITING,
 )
 CLAIM_PENDING = Reason("ClaimPending", "The claim is being recorded, or told to the engine.")
 # Worker: DependenciesReady
@@ -88,11 +121,13 @@ DEPENDENCY_MISSING = Reason(
     "DependencyMissing",
     "No Worker of the realm, and no part of the engine, has the name that is depended on.",
     "Apply a Worker with that manifest name, or mend the dependency.",
+    outlook=Outlook.WAITING,
 )
 DEPENDENCY_VERSION = Reason(
     "DependencyVersion",
     "The Worker depended on is there in a version outside the wanted range.",
     "Change the range or the other Worker's version.",
+    outlook=Outlook.WAITING,
 )
 DEPENDENCY_NOT_READY = Reason(
     "DependencyNotReady", "The Worker depended on is not Ready yet.", "Wait, or look at that Worker."
@@ -105,22 +140,30 @@ IMAGE_PULL_FAILED = Reason(
     "ImagePullFailed",
     "The kubelet cannot get the image.",
     "Mend spec.image, or name a pull secret in spec.imagePullSecrets.",
+    outlook=Outlook.FAILING,
 )
 CRASH_LOOPING = Reason(
-    "CrashLooping", "The container ends again and again.", "Look at its logs: the message has the command."
+    "CrashLooping",
+    "The container ends again and again.",
+    "Look at its logs: the message has the command.",
+    outlook=Outlook.FAILING,
 )
 CONTAINER_CONFIG_INVALID = Reason(
     "ContainerConfigInvalid",
     "The kubelet refuses the container's configuration; the message has its words.",
     "Mend env, envFrom, command or image.",
+    outlook=Outlook.FAILING,
 )
-UNSCHEDULABLE = Reason("Unschedulable", "No node has room for the pod.", "Lower spec.resources or add nodes.")
+UNSCHEDULABLE = Reason(
+    "Unschedulable", "No node has room for the pod.", "Lower spec.resources or add nodes.", outlook=Outlook.WAITING
+)
 POD_REFUSED = Reason(
     "PodRefused",
     "The cluster refuses to make the pod (quota, Pod Security, admission); the message has its words.",
     "Mend what the message names.",
+    outlook=Outlook.FAILING,
 )
-SCALED_TO_ZERO = Reason("ScaledToZero", "spec.replicas is 0.", "Raise spec.replicas.")
+SCALED_TO_ZERO = Reason("ScaledToZero", "spec.replicas is 0.", "Raise spec.replicas.", outlook=Outlook.RESTING)
 # Worker: Registered
 REGISTERED = Reason(
     "Registered", "Every wanted pod is connected to the engine with the functions that the Worker owns."
@@ -129,11 +172,13 @@ NOT_REGISTERED = Reason(
     "NotRegistered",
     "No pod, or not every pod, has registered on the engine the functions that spec.owns names.",
     "Look at the worker's logs: it must connect to $III_URL and register them.",
+    outlook=Outlook.WAITING,
 )
 NOT_GRANTED = Reason(
     "NotGranted",
     "The worker registers functions that the engine refuses: spec.owns does not cover them, or another Worker holds them.",
     "Add them to spec.owns, stop registering them, or delete the holder; the message names them.",
+    outlook=Outlook.WAITING,
 )
 # Realm: NamespaceReady
 NAMESPACE_READY = Reason("NamespaceReady", "The namespace is there and belongs to this Realm.")
@@ -141,9 +186,11 @@ NAMESPACE_TAKEN = Reason(
     "NamespaceTaken",
     "The namespace belongs to another Realm.",
     "Give this Realm another namespace.",
-    stalled=True,
+    outlook=Outlook.STALLED,
 )
-NAMESPACE_TERMINATING = Reason("NamespaceTerminating", "The namespace is being deleted.", "Wait until it is gone.")
+NAMESPACE_TERMINATING = Reason(
+    "NamespaceTerminating", "The namespace is being deleted.", "Wait until it is gone.", outlook=Outlook.WAITING
+)
 # Realm: EngineAvailable
 ENGINE_AVAILABLE = Reason("EngineAvailable", "The engine's pod is ready.")
 ENGINE_STARTING = Reason("EngineStarting", "The engine's pod is being made or started.")
@@ -151,13 +198,14 @@ ENGINE_STORAGE_PENDING = Reason(
     "EngineStoragePending",
     "The engine's volume is not bound.",
     "Look at its PersistentVolumeClaim: kubectl describe pvc.",
+    outlook=Outlook.WAITING,
 )
 # Realm: spec
 REALM_INVALID = Reason(
     "RealmInvalid",
     "The Realm's spec has errors; the message lists them with their paths.",
     "Mend the fields named.",
-    stalled=True,
+    outlook=Outlook.STALLED,
 )
 # both
 READY = Reason("Ready", "It answers.")
@@ -205,6 +253,14 @@ REALM_REASONS: dict[RealmCondition, tuple[Reason, ...]] = {
     RealmCondition.ENGINE_LINKED: (LINKED, ENGINE_NOT_READY, ENGINE_UNREACHABLE),
 }
 
+REASONS = {
+    reason.name: reason
+    for table in (WORKER_REASONS, REALM_REASONS)
+    for reasons in table.values()
+    for reason in (*reasons, READY)
+}
+"""All reasons by their names."""
+
 
 def document() -> str:
     """Return docs/conditions.md: every condition with its reasons, in the order in which they have to become true."""
@@ -215,15 +271,28 @@ def document() -> str:
         "`Ready` sums the others up: it is True when all of them are, and otherwise has the reason and the message of the first",
         "that is False. While something is under way `Reconciling` is True, with that same reason; when only a person can help,",
         "`Stalled` is. Both are absent otherwise, as kstatus wants it.",
+        "",
+        "While a condition is False, *then* says what to expect of its reason. [GitOps](gitops.md) tools go by it:",
+        "",
+        "| then | meaning | Event | kstatus, Flux | Argo CD |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {outlook} | {meaning} | {event} | {kstatus} | {argo_cd} |"
+            for outlook, (meaning, event, kstatus, argo_cd) in OUTLOOKS.items()
+        ),
     ]
     for kind, conditions in (("Worker", WORKER_REASONS), ("Realm", REALM_REASONS)):
         lines += ["", f"## {kind}", ""]
         for condition, reasons in conditions.items():
-            lines += [f"### {condition}", "", "| reason | meaning | what to do |", "|---|---|---|"]
-            lines += [f"| `{reason.name}` | {reason.meaning} | {reason.remedy or '–'} |" for reason in reasons]
+            lines += [f"### {condition}", "", "| reason | meaning | what to do | then |", "|---|---|---|---|"]
+            lines += [_row(reason, good=reason is reasons[0]) for reason in reasons]
             lines += [""]
         lines.pop()
     return "\n".join(lines) + "\n"
+
+
+def _row(reason: Reason, *, good: bool) -> str:
+    return f"| `{reason.name}` | {reason.meaning} | {reason.remedy or '–'} | {'–' if good else reason.outlook} |"
 
 
 if __name__ == "__main__":

@@ -7,15 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from agentos_contracts.reasons import (
-    CLAIM_PENDING,
-    DEPENDENCY_NOT_READY,
-    ENGINE_NOT_READY,
-    ENGINE_STARTING,
-    POD_REFUSED,
-    PODS_STARTING,
-    SCALED_TO_ZERO,
-)
+from agentos_contracts.reasons import POD_REFUSED, REASONS, Outlook
 from agentos_contracts.redaction import redacted
 
 from .api import Api, NotFound
@@ -28,8 +20,6 @@ from .work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-
-ON_THE_WAY = (CLAIM_PENDING, DEPENDENCY_NOT_READY, ENGINE_NOT_READY, ENGINE_STARTING, PODS_STARTING, SCALED_TO_ZERO)
 COUNT_DEBOUNCE = 0.2
 """Seconds for which a Realm's count of ready Workers is gathered: people look at it right after a Worker turned Ready."""
 
@@ -77,8 +67,8 @@ class StatusWriter:
 
 
 def _is_trouble(ready: Mapping[str, Any]) -> bool:
-    """Whether an Event about Ready is a warning: what belongs to every start is none."""
-    return ready["status"] == "False" and ready["reason"] not in {reason.name for reason in ON_THE_WAY}
+    """Whether an Event about Ready is a warning: neither what belongs to every start is one, nor what was wished for."""
+    return ready["status"] == "False" and REASONS[ready["reason"]].outlook not in (Outlook.UNDER_WAY, Outlook.RESTING)
 
 
 def _urgent(status: dict[str, Any]) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentos_contracts.reasons import READY, ROLLOUT_IN_PROGRESS, SCALED_TO_ZERO, Reason
+from agentos_contracts.reasons import READY, ROLLOUT_IN_PROGRESS, Outlook, Reason
 from agentos_contracts.redaction import redacted
 
 MESSAGE_LIMIT = 1024
@@ -43,9 +43,9 @@ def build_conditions(
     summary = summarize(verdicts)
     conditions = [_condition(name, verdict.ok, verdict) for name, verdict in verdicts.items()]
     conditions.append(_condition("Ready", summary.ok, summary))
-    if not summary.ok and summary.reason.stalled:
+    if not summary.ok and summary.reason.outlook is Outlook.STALLED:
         conditions.append(_condition("Stalled", True, summary))
-    elif not summary.ok and summary.reason != SCALED_TO_ZERO:
+    elif not summary.ok and summary.reason.outlook is not Outlook.RESTING:
         conditions.append(_condition("Reconciling", True, summary))
     elif not settled:
         conditions.append(_condition("Reconciling", True, Verdict(True, ROLLOUT_IN_PROGRESS, progress)))
