@@ -67,7 +67,7 @@ CLUSTER_RIGHTS: dict[Right, set[str]] = {
     ("", "pods/status", None): {"patch"},
     ("", "configmaps", None): {"get", "list", "watch"},
     ("", "persistentvolumeclaims", None): {"get"},
-    ("events.k8s.io", "events", None): {"create"},
+    ("events.k8s.io", "events", None): {"create", "patch"},
     ("apiextensions.k8s.io", "customresourcedefinitions", None): {"list", "watch"},
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations", "agentos"): {"get", "patch"},
 }
