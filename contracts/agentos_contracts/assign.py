@@ -4,15 +4,16 @@ The rules:
 
 1. What is recorded stays. A holder whose Worker still wants the pattern, or is leaving (deleted, its pods draining),
    keeps it. A holder without a Worker, or whose Worker wants the pattern no longer, is dropped.
-2. A Worker gets all the patterns that it lacks, or none of them. A running one that adds a pattern which clashes keeps
-   what it has and waits for the rest.
+2. What a Worker declares (``patterns``) it gets as a whole: all that it lacks, or none of it. A running one that adds a
+   pattern which clashes keeps what it has and waits for the rest. What it turns out to want as it runs (``discovered``)
+   it gets one by one, what can be had. It may want both.
 3. Those who wait are ranked by creation time, then uid. Waiting reserves nothing: the oldest whose missing patterns
    are all free gets them.
-4. A Worker that holds a part of what it wants cannot be told apart, by the record alone, from one whose grant was
+4. A Worker that holds a part of what it declares cannot be told apart, by the record alone, from one whose grant was
    interrupted between two writes; so it keeps the part. Only for one that is known to have no pods (``started``
    False) is the part removed when the rest cannot be had: it never ran, and would only stand in others' way.
-5. One that declared nothing (``piecemeal``) wants what it happens to register: it gets each function that it can.
-6. What belongs to the engine is never assigned, and one segment has at most 256 holders.
+5. What belongs to the engine is never assigned, one segment has at most 256 holders, and one Worker gets at most 256
+   patterns that it has not declared.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +27,7 @@ from agentos_contracts.patterns import Pattern, PatternError, reserved_by
 MAX_HOLDERS = 256
 """Most holders of one segment: at 1,000 the apiserver refuses the FunctionClaim's CEL rule as too costly."""
 MAX_DISCOVERED = 256
-"""Functions that a Worker gets without having declared them; with more it has to write spec.owns."""
+"""Most patterns that a Worker gets without having declared them; for more functions it has to write spec.owns."""
 
 
 class Cause(StrEnum):
@@ -35,16 +36,19 @@ class Cause(StrEnum):
     HELD = "Held"
     RESERVED = "Reserved"
     FULL = "Full"
+    BEYOND = "Beyond"
+    """The Worker has discovered more than it gets without declaring it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
     """A Worker that wants patterns.
 
+    ``patterns``: what it declares; all of it or nothing. ``discovered``: what it wants as it turns out, each by itself;
+    also what it gave up and still serves. What is in both counts as declared. Of one that is ``leaving`` neither counts.
     ``created``: its creationTimestamp as Kubernetes writes it (RFC 3339 in UTC, so that text order is time order).
     ``leaving``: deleted or gone while its pods still run: keeps what is recorded, gets nothing new.
     ``started``: False when it certainly has no pods (rule 4).
-    ``piecemeal``: gets what can be had of its patterns, not all or none (rule 5).
     ``serving``: it runs although nothing is recorded for it: its record was lost, and it goes before all who wait.
     """
 
@@ -52,10 +56,10 @@ class Claimant:
     uid: str
     created: str
     patterns: tuple[Pattern, ...]
+    discovered: tuple[Pattern, ...] = ()
     leaving: bool = False
     started: bool = True
     serving: bool = False
-    piecemeal: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -73,7 +77,7 @@ class Clash:
     """Why one wanted pattern cannot be had: ``holder`` has ``held_pattern``, which overlaps it.
 
     For what belongs to the engine the holder's worker is ``engine``, with neither uid nor since. When the segment is
-    full the holder is the first one recorded in it.
+    full the holder is the first one recorded in it; what is beyond MAX_DISCOVERED has the Worker itself as its holder.
     """
 
     pattern: Pattern
@@ -92,6 +96,11 @@ class Clash:
                     f"{self.pattern} finds no room: {MAX_HOLDERS} patterns of {self.pattern.segment} are held already, "
                     f"such as {self.held_pattern} by Worker {self.holder.worker}; claim fewer, wider patterns"
                 )
+            case Cause.BEYOND:
+                return (
+                    f"{self.pattern} is beyond the {MAX_DISCOVERED} that a Worker gets without declaring them; "
+                    "name its functions in spec.owns"
+                )
             case Cause.HELD if self.pattern == self.held_pattern:
                 return f"{self.pattern} is held by Worker {self.holder.worker}"
             case _:
@@ -103,13 +112,13 @@ class Assignment:
     """Who holds what.
 
     ``holders``: for every segment recorded or granted, its complete new list sorted by pattern; empty when nobody
-    holds any of it. ``waiting``: uid to what stands in its way. ``granted``: uids of those, not leaving, that hold
-    everything they want.
+    holds any of it. ``waiting``: uid to what stands in the way of what it declares. ``refused``: uid to what stands in
+    the way of what it discovered, for each pattern by itself.
     """
 
     holders: dict[str, tuple[Holder, ...]]
     waiting: dict[str, tuple[Clash, ...]]
-    granted: frozenset[str]
+    refused: dict[str, tuple[Clash, ...]]
 
 
 def patterns_of(worker: Mapping[str, Any]) -> tuple[Pattern, ...]:
@@ -178,7 +187,7 @@ def assign(claimants: Iterable[Claimant], recorded: Mapping[str, Sequence[Holder
             for segment, held in sorted(({key: {} for key in recorded} | table.held).items())
         },
         waiting={claimant.uid: clashes for claimant in ranked if (clashes := table.obstacles(claimant))},
-        granted=frozenset(claimant.uid for claimant in ranked if not table.missing(claimant)),
+        refused={claimant.uid: clashes for claimant in ranked if (clashes := table.refusals(claimant))},
     )
 
 
@@ -200,6 +209,7 @@ class _Table:
             for segment in recorded
             for holder in recorded[segment]
         ]
+        wanted = {uid: frozenset(each.patterns + each.discovered) for uid, each in claimants.items()}
         for _, _, _, segment, holder in sorted(rows):
             claimant = claimants.get(holder.uid)
             try:
@@ -208,40 +218,57 @@ class _Table:
                 continue
             if claimant is None or pattern.segment != segment or pattern.text != holder.pattern or reserved_by(pattern):
                 continue
-            wanted = claimant.leaving or pattern in claimant.patterns
-            if wanted and not self._overlapping(pattern, holder.uid):
+            stays = claimant.leaving or pattern in wanted[claimant.uid]
+            if stays and not self._overlapping(pattern, holder.uid):
                 self.held.setdefault(segment, {})[pattern.text, holder.uid] = holder
 
     def grant(self, claimant: Claimant) -> None:
-        """Give a claimant all that it lacks, if all of it can be had; piecemeal, what can be had."""
-        missing = self.missing(claimant)
-        for part in [[each] for each in missing] if claimant.piecemeal else [missing]:
-            if self._obstacles(claimant, part):
-                continue
-            for pattern in part:
-                holder = Holder(pattern.text, claimant.name, claimant.uid, self._now)
-                self.held.setdefault(pattern.segment, {})[pattern.text, claimant.uid] = holder
+        """Give a claimant what it declares, if all that it lacks of it can be had, and what can be had of the rest."""
+        missing = self._missing(claimant, claimant.patterns)
+        if not self._obstacles(claimant, missing):
+            self._take(claimant, missing)
+        undeclared = self._undeclared(claimant)
+        room = MAX_DISCOVERED - (len(set(claimant.discovered) - set(claimant.patterns)) - len(undeclared))
+        for pattern in undeclared:
+            if room > 0 and not self._obstacles(claimant, [pattern]):
+                self._take(claimant, [pattern])
+                room -= 1
 
     def release(self, claimant: Claimant) -> None:
-        """Take back all that a claimant holds."""
+        """Take back what a claimant holds of what it declares."""
         for pattern in claimant.patterns:
             self.held.get(pattern.segment, {}).pop((pattern.text, claimant.uid), None)
 
-    def missing(self, claimant: Claimant) -> list[Pattern]:
-        """Return the patterns that a claimant wants and does not hold."""
-        return [
-            pattern
-            for pattern in sorted(set(claimant.patterns))
-            if (pattern.text, claimant.uid) not in self.held.get(pattern.segment, {})
-        ]
-
     def is_partial(self, claimant: Claimant) -> bool:
-        """True when a claimant holds some of its patterns and lacks others, and needs them together."""
-        return not claimant.piecemeal and 0 < len(self.missing(claimant)) < len(set(claimant.patterns))
+        """True when a claimant holds some of what it declares and lacks the rest."""
+        return 0 < len(self._missing(claimant, claimant.patterns)) < len(set(claimant.patterns))
 
     def obstacles(self, claimant: Claimant) -> tuple[Clash, ...]:
-        """Return all that keeps a claimant from what it lacks."""
-        return self._obstacles(claimant, self.missing(claimant))
+        """Return all that keeps a claimant from what it declares."""
+        return self._obstacles(claimant, self._missing(claimant, claimant.patterns))
+
+    def refusals(self, claimant: Claimant) -> tuple[Clash, ...]:
+        """Return all that keeps a claimant from what it discovered."""
+        itself = Holder("", claimant.name, claimant.uid, "")
+        found: list[Clash] = []
+        for pattern in self._undeclared(claimant):
+            found += self._obstacles(claimant, [pattern]) or (Clash(pattern, itself, pattern, Cause.BEYOND),)
+        return tuple(found)
+
+    def _missing(self, claimant: Claimant, wanted: Iterable[Pattern]) -> list[Pattern]:
+        return [pattern for pattern in sorted(set(wanted)) if not self._has(claimant, pattern)]
+
+    def _undeclared(self, claimant: Claimant) -> list[Pattern]:
+        """What a claimant discovered and lacks."""
+        return self._missing(claimant, set(claimant.discovered) - set(claimant.patterns))
+
+    def _has(self, claimant: Claimant, pattern: Pattern) -> bool:
+        return (pattern.text, claimant.uid) in self.held.get(pattern.segment, {})
+
+    def _take(self, claimant: Claimant, patterns: Iterable[Pattern]) -> None:
+        for pattern in patterns:
+            holder = Holder(pattern.text, claimant.name, claimant.uid, self._now)
+            self.held.setdefault(pattern.segment, {})[pattern.text, claimant.uid] = holder
 
     def _obstacles(self, claimant: Claimant, wanted: Sequence[Pattern]) -> tuple[Clash, ...]:
         found: list[Clash] = []

@@ -2,7 +2,7 @@ import itertools
 import random
 
 import pytest
-from agentos_contracts.assign import MAX_HOLDERS, Cause, Claimant, Holder, assign
+from agentos_contracts.assign import MAX_DISCOVERED, MAX_HOLDERS, Cause, Claimant, Holder, assign
 from agentos_contracts.patterns import Pattern
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +15,9 @@ PATTERNS = [Pattern.parse(text) for text in ("a", "b", "a::x", "a::x*", "a::y", 
 UIDS = ["u1", "u2", "u3", "u4", "u5"]
 
 
-def claimant(name, *patterns, created="2026-01-01T00:00:00Z", **options):
-    return Claimant(name, f"uid-{name}", created, tuple(map(Pattern.parse, patterns)), **options)
+def claimant(name, *patterns, discovered=(), created="2026-01-01T00:00:00Z", **options):
+    declared, found = tuple(map(Pattern.parse, patterns)), tuple(map(Pattern.parse, discovered))
+    return Claimant(name, f"uid-{name}", created, declared, found, **options)
 
 
 def holder(pattern, name, since=BEFORE):
@@ -33,7 +34,6 @@ def test_a_newcomer_gets_all_its_patterns():
         "agent": (Holder("agent::chat", "w", "uid-w", NOW),),
         "wasm": (Holder("wasm::*", "w", "uid-w", NOW),),
     }
-    assert result.granted == {"uid-w"}
     assert result.waiting == {}
 
 
@@ -42,7 +42,6 @@ def test_of_two_newcomers_the_older_wins_and_the_other_is_told_who_holds_what():
     old = claimant("old", "wasm", created="2026-01-01T00:00:00Z")
     result = assign([young, old], {}, NOW)
     assert owners(result) == {"wasm::*": "old"}
-    assert result.granted == {"uid-old"}
     (clash,) = result.waiting["uid-young"]
     assert (clash.pattern.text, clash.holder.worker, clash.held_pattern.text) == ("wasm::run", "old", "wasm::*")
     assert clash.message == "wasm::run overlaps wasm::*, which is held by Worker old"
@@ -75,7 +74,6 @@ def test_one_who_leaves_keeps_what_is_recorded_and_gets_nothing_new():
     leaving = claimant("leaving", "wasm", "more", leaving=True)
     result = assign([leaving, claimant("next", "wasm", created="2026-01-03T00:00:00Z")], recorded, NOW)
     assert owners(result) == {"wasm::*": "leaving"}
-    assert result.granted == frozenset()
     assert set(result.waiting) == {"uid-next"}
 
 
@@ -88,27 +86,56 @@ def test_a_worker_gets_all_or_nothing_and_reserves_nothing_while_it_waits():
     assert [clash.pattern.text for clash in result.waiting["uid-both"]] == ["a::*", "b::*"]
 
 
-def test_one_who_declared_nothing_gets_each_function_that_is_free_and_is_told_of_the_others():
+def test_what_is_discovered_is_had_one_by_one_and_what_is_refused_is_told():
     recorded = {"a": [holder("a::x", "other")]}
-    finder = claimant("finder", "a::x", "a::y", "b::x", piecemeal=True, started=False)
+    finder = claimant("finder", discovered=["a::x", "a::y", "b::x"], started=False)
     result = assign([finder, claimant("other", "a::x")], recorded, NOW)
     assert owners(result) == {"a::x": "other", "a::y": "finder", "b::x": "finder"}
-    (clash,) = result.waiting["uid-finder"]
+    assert result.waiting == {}
+    (clash,) = result.refused["uid-finder"]
     assert clash.message == "a::x is held by Worker other"
 
 
-def test_of_those_who_declared_nothing_the_older_gets_what_both_register():
-    young = claimant("young", "a::x", "a::y", created="2026-01-02T00:00:00Z", piecemeal=True)
-    result = assign([young, claimant("old", "a::x", piecemeal=True)], {}, NOW)
+def test_what_is_declared_and_what_is_discovered_do_not_wait_for_each_other():
+    recorded = {"a": [holder("a::x", "other")]}
+    other = claimant("other", "a::x")
+    waits = claimant("waits", "a", "c", discovered=["b::x"])
+    result = assign([waits, other], recorded, NOW)
+    assert owners(result) == {"a::x": "other", "b::x": "waits"}
+    assert set(result.waiting) == {"uid-waits"}
+    assert result.refused == {}
+    lacks = claimant("lacks", "c", discovered=["a::x", "b::x"])
+    result = assign([lacks, other], recorded, NOW)
+    assert owners(result) == {"a::x": "other", "b::x": "lacks", "c::*": "lacks"}
+    assert result.waiting == {}
+    assert set(result.refused) == {"uid-lacks"}
+
+
+def test_of_those_who_discovered_the_same_the_older_gets_it():
+    young = claimant("young", discovered=["a::x", "a::y"], created="2026-01-02T00:00:00Z")
+    result = assign([young, claimant("old", discovered=["a::x"])], {}, NOW)
     assert owners(result) == {"a::x": "old", "a::y": "young"}
 
 
 def test_a_segment_is_filled_up_function_by_function():
-    many = [f"a::f{number:03}" for number in range(MAX_HOLDERS + 2)]
-    result = assign([claimant("w", *many, piecemeal=True)], {}, NOW)
+    many = [f"a::f{number:03}" for number in range(MAX_HOLDERS - 1)]
+    claimants = [claimant("w", *many), claimant("z", discovered=["a::x", "a::y", "a::z"])]
+    result = assign(claimants, {}, NOW)
     assert len(result.holders["a"]) == MAX_HOLDERS
-    assert [each.cause for each in result.waiting["uid-w"]] == [Cause.FULL, Cause.FULL]
-    assert assign([claimant("w", *many, piecemeal=True)], result.holders, NOW).holders == result.holders
+    assert [each.cause for each in result.refused["uid-z"]] == [Cause.FULL, Cause.FULL]
+    assert assign(claimants, result.holders, NOW) == result
+
+
+def test_a_worker_gets_a_bounded_number_of_patterns_that_it_has_not_declared():
+    many = [f"s{number:03}::x" for number in range(MAX_DISCOVERED + 2)]
+    result = assign([claimant("w", "mine", discovered=many)], {}, NOW)
+    assert len(owners(result)) == MAX_DISCOVERED + 1
+    assert [(each.cause, each.pattern.text) for each in result.refused["uid-w"]] == [
+        (Cause.BEYOND, "s256::x"),
+        (Cause.BEYOND, "s257::x"),
+    ]
+    assert "name its functions in spec.owns" in result.refused["uid-w"][0].message
+    assert assign([claimant("w", "mine", discovered=many)], result.holders, NOW) == result
 
 
 def test_two_that_want_the_same_in_another_order_do_not_block_each_other():
@@ -120,7 +147,6 @@ def test_a_running_worker_that_adds_a_pattern_that_clashes_keeps_what_it_has():
     recorded = {"a": [holder("a::*", "runs")], "b": [holder("b::*", "other")]}
     result = assign([claimant("runs", "a", "b", "c"), claimant("other", "b")], recorded, NOW)
     assert owners(result) == {"a::*": "runs", "b::*": "other"}
-    assert "uid-runs" not in result.granted
     assert [clash.pattern.text for clash in result.waiting["uid-runs"]] == ["b::*"]
 
 
@@ -183,9 +209,9 @@ claimants_drawn = st.lists(
         uid=st.sampled_from(UIDS),
         created=st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"]),
         patterns=st.lists(st.sampled_from(PATTERNS), max_size=3).map(tuple),
+        discovered=st.lists(st.sampled_from(PATTERNS), max_size=2).map(tuple),
         leaving=st.booleans(),
         started=st.booleans(),
-        piecemeal=st.booleans(),
     ),
     unique_by=lambda drawn: drawn.uid,
     max_size=5,
@@ -210,10 +236,11 @@ def by_brute_force(claimants, recorded):
     """The rules once more, over sets of function ids instead of patterns: uid to the texts of what it holds."""
     ranked = sorted((c for c in claimants if not c.leaving), key=lambda c: (c.created, c.uid))
     wants = {c.uid: {pattern.text for pattern in c.patterns} for c in claimants}
+    also = {c.uid: {pattern.text for pattern in c.discovered} - wants[c.uid] for c in claimants}
     leaving = {c.uid for c in claimants if c.leaving}
     held = {uid: set() for uid in wants}
     for row in itertools.chain.from_iterable(recorded.values()):
-        if row.uid in wants and (row.uid in leaving or row.pattern in wants[row.uid]):
+        if row.uid in wants and (row.uid in leaving or row.pattern in wants[row.uid] | also[row.uid]):
             held[row.uid].add(row.pattern)
 
     def taken_by_others(uid):
@@ -222,14 +249,14 @@ def by_brute_force(claimants, recorded):
     def pass_over():
         for c in ranked:
             lacking = wants[c.uid] - held[c.uid]
-            for part in [{text} for text in lacking] if c.piecemeal else [lacking]:
+            for part in [lacking, *({text} for text in also[c.uid])]:
                 if not any(ids_of(text) & taken_by_others(c.uid) for text in part):
                     held[c.uid] |= part
 
     pass_over()
     for c in ranked:
-        if not c.started and not c.piecemeal and held[c.uid] < wants[c.uid]:
-            held[c.uid] = set()
+        if not c.started and not wants[c.uid] <= held[c.uid]:
+            held[c.uid] -= wants[c.uid]
     pass_over()
     return {uid: texts for uid, texts in held.items() if texts}
 
@@ -250,14 +277,16 @@ def test_an_assignment_follows_the_rules(claimants, rows, shuffler: random.Rando
         assert one.uid == other.uid or not ids_of(one.pattern) & ids_of(other.pattern)
 
     wants = {c.uid: {pattern.text for pattern in c.patterns} for c in claimants}
+    also = {c.uid: {pattern.text for pattern in c.discovered} - wants[c.uid] for c in claimants}
     for c in claimants:
         kept = {row.pattern for rows in recorded.values() for row in rows if row.uid == c.uid}
         if c.started or c.leaving:
-            assert (kept if c.leaving else kept & wants[c.uid]) <= held.get(c.uid, set())
+            assert (kept if c.leaving else kept & (wants[c.uid] | also[c.uid])) <= held.get(c.uid, set())
         if c.leaving:
             assert held.get(c.uid, set()) == kept
-    assert result.granted == {c.uid for c in claimants if not c.leaving and wants[c.uid] <= held.get(c.uid, set())}
-    assert set(result.waiting) == {c.uid for c in claimants if not c.leaving} - result.granted
+    staying = [c.uid for c in claimants if not c.leaving]
+    assert set(result.waiting) == {uid for uid in staying if not wants[uid] <= held.get(uid, set())}
+    assert set(result.refused) == {uid for uid in staying if not also[uid] <= held.get(uid, set())}
 
     for segment, rows in recorded.items():
         assert segment in result.holders

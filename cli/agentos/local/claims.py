@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agentos_contracts.assign import MAX_DISCOVERED, Claimant, Clash, Holder, assign, claimable
+from agentos_contracts.assign import Claimant, Clash, Holder, assign, claimable
 from agentos_contracts.patterns import Pattern, PatternError
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,7 @@ class Claims:
         self.seen = {name: entry for name, entry in self.seen.items() if name in known}
         self._save()
         names = {uid: name for name, (uid, _) in self.seen.items()}
-        waiting = {names[uid]: clashes for uid, clashes in assignment.waiting.items() if uid in names}
-        return {name: clashes for name, clashes in waiting.items() if name not in registers}
+        return {names[uid]: clashes for uid, clashes in assignment.waiting.items() if uid in names}
 
     def _entry(self, name: str) -> tuple[str, str]:
         if name not in self.seen:
@@ -106,17 +105,20 @@ class Claims:
     ) -> Claimant:
         uid, created = self._entry(name)
         held = self._held(uid)
-        if registers is not None:
-            patterns = claimable(registers)[: max(0, MAX_DISCOVERED - len(held))]
         kept = [each for each in held if each not in patterns and any(map(each.matches, serves or ()))]
-        runs = serves is not None
-        apart = registers is not None
-        serving = runs and not held and not apart
-        return Claimant(name, uid, created, (*patterns, *kept), started=runs, serving=serving, piecemeal=apart)
+        return Claimant(
+            name,
+            uid,
+            created,
+            patterns,
+            (*kept, *claimable(registers or ())),
+            started=serves is not None,
+            serving=serves is not None and not held and registers is None,
+        )
 
     def _leaving(self, name: str) -> Claimant:
         uid, created = self._entry(name)
-        return Claimant(name, uid, created, tuple(self._held(uid)), leaving=True)
+        return Claimant(name, uid, created, (), leaving=True)
 
     def _held(self, uid: str) -> list[Pattern]:
         found = []

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from agentos_contracts.assign import (
-    MAX_DISCOVERED,
     Assignment,
     Claimant,
     Clash,
@@ -73,10 +72,7 @@ def plan(i: ClaimsInput) -> ClaimsPlan:
     assignment = assign([*living, *_leaving(held, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ"))
     now_held = _by_uid(assignment.holders)
     keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, now_held.get(w["metadata"]["uid"], ())))
-    # Of what a Worker has not declared each function waits by itself, which keeps none of the others from being served.
-    apart = {w["metadata"]["uid"] for w in i.workers if declares_nothing(w)}
-    waiting = {uid: clashes for uid, clashes in assignment.waiting.items() if uid not in apart}
-    return _difference(i, assignment, waiting, keeping)
+    return _difference(i, assignment, keeping)
 
 
 def _by_uid(holders_of: Mapping[str, Sequence[Holder]]) -> dict[str, list[Holder]]:
@@ -93,23 +89,21 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder]) -> Clai
     A mistake in spec.owns leaves it what it holds, as it leaves alone what runs. A pattern that it gave up stays its own as
     long as its pods still serve it, so that nobody else does at the same time.
     """
-    metadata, wanted = worker["metadata"], patterns_of(worker)
+    metadata, declared = worker["metadata"], patterns_of(worker)
     uid = metadata["uid"]
     held = patterns_recorded(recorded)
-    apart = declares_nothing(worker)
-    mistaken = not wanted and bool(worker.get("spec", {}).get("owns"))
-    if apart:
-        wanted = claimable(i.registers(uid))[: max(0, MAX_DISCOVERED - len(held))]
-    kept = tuple(pattern for pattern in held if pattern not in wanted and (mistaken or i.serves(uid, pattern)))
+    undeclared = declares_nothing(worker)
+    mistaken = not declared and bool(worker.get("spec", {}).get("owns"))
+    kept = tuple(pattern for pattern in held if pattern not in declared and (mistaken or i.serves(uid, pattern)))
     started = i.started(uid)
     return Claimant(
         metadata["name"],
         uid,
         metadata["creationTimestamp"],
-        wanted + kept,
+        declared,
+        kept + (claimable(i.registers(uid)) if undeclared else ()),
         started=started,
-        serving=started and not held and not apart,
-        piecemeal=apart,
+        serving=started and not held and not undeclared,
     )
 
 
@@ -138,15 +132,13 @@ def _leaving(
 ) -> list[Claimant]:
     known = {c.uid for c in living}
     return [
-        Claimant(held[0].worker, uid, held[0].since, patterns_recorded(held), leaving=True)
+        Claimant(held[0].worker, uid, held[0].since, (), leaving=True)
         for uid, held in recorded.items()
         if uid not in known and lingers(uid)
     ]
 
 
-def _difference(
-    i: ClaimsInput, assignment: Assignment, waiting: Mapping[str, tuple[Clash, ...]], keeping: frozenset[str]
-) -> ClaimsPlan:
+def _difference(i: ClaimsInput, assignment: Assignment, keeping: frozenset[str]) -> ClaimsPlan:
     existing = {claim["spec"]["segment"]: claim for claim in i.claims}
     create, replace, delete = [], [], []
     for segment, wanted in sorted(assignment.holders.items()):
@@ -158,7 +150,7 @@ def _difference(
             delete.append(claim)
         elif holders(claim) != wanted:
             replace.append(_claim(i.realm, segment, wanted, claim["metadata"]["resourceVersion"]))
-    return ClaimsPlan(tuple(create), tuple(replace), tuple(delete), waiting, keeping)
+    return ClaimsPlan(tuple(create), tuple(replace), tuple(delete), assignment.waiting, keeping)
 
 
 def _claim(realm: Object, segment: str, wanted: Sequence[Holder], resource_version: str | None = None) -> Object:
