@@ -6,6 +6,7 @@ from typing import Any
 from agentos_contracts.assign import declares_nothing
 from agentos_contracts.grants import Grant, GrantError
 from agentos_contracts.patterns import Pattern
+from agentos_contracts.scaling import wants_no_pods
 
 
 def grant_of(
@@ -26,7 +27,7 @@ def grant_of(
         _read("calls", spec.get("calls"), last),
         _read("state_scopes", spec.get("stateScopes"), last),
         leaving=leaving,
-        sleeping=spec.get("replicas") == 0 and not leaving,
+        sleeping=wants_no_pods(spec) and not leaving,
     )
     return before if before is not None and before == grant else grant
 

@@ -164,6 +164,17 @@ POD_REFUSED = Reason(
     outlook=Outlook.FAILING,
 )
 SCALED_TO_ZERO = Reason("ScaledToZero", "spec.replicas is 0.", "Raise spec.replicas.", outlook=Outlook.RESTING)
+SUSPENDED = Reason(
+    "Suspended",
+    "spec.suspend is true: there are no pods, and what the worker owns stays its own.",
+    "Remove spec.suspend, or make it false.",
+    outlook=Outlook.RESTING,
+)
+REPLICAS_SET_ELSEWHERE = Reason(
+    "ReplicasSetElsewhere",
+    "Somebody else has set the number of pods in the Worker's Deployment, and keeps it; the message says who.",
+    "Aim autoscalers and kubectl scale at the Worker; its next change of replicas, autoscaling or suspend takes the number back.",
+)
 # Worker: Registered
 REGISTERED = Reason(
     "Registered", "Every wanted pod is connected to the engine with the functions that the Worker owns."
@@ -232,6 +243,8 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
         UNSCHEDULABLE,
         POD_REFUSED,
         SCALED_TO_ZERO,
+        SUSPENDED,
+        REPLICAS_SET_ELSEWHERE,
     ),
     WorkerCondition.REGISTERED: (REGISTERED, NOT_REGISTERED, NOT_GRANTED, NOT_STARTED),
     WorkerCondition.RECONCILING: (ROLLOUT_IN_PROGRESS,),

@@ -17,6 +17,7 @@ from agentos_contracts.model_findings import at, described, model_findings, unkn
 from agentos_contracts.patterns import RESERVED_SEGMENTS, Pattern, PatternError, called_pattern, reserved_by
 from agentos_contracts.realm import API_KEY_RESERVED, API_KEY_SECRET, JWT_REQUIRED, MAX_HTTP_ROUTES, RealmSpec
 from agentos_contracts.resource import API_VERSION, GROUP
+from agentos_contracts.scaling import scaling_findings
 from agentos_contracts.worker import (
     BAD_SCOPE,
     BELONGS_TO_ENGINE,
@@ -80,6 +81,7 @@ def validate_worker(resource: object) -> list[Finding]:
     found += calls_findings(spec.get("calls"), "spec.calls")
     found += scope_findings(spec.get("stateScopes"), "spec.stateScopes")
     found += version_findings(spec.get("version") or None, "spec.version")
+    found += scaling_findings(spec)
     metadata = resource.get("metadata") if isinstance(resource, dict) else None
     if isinstance(metadata, dict) and metadata.get("name") == ENGINE_NAME:
         found.append(error("metadata.name", "Reserved", NAME_OF_ENGINE))

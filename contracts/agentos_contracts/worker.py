@@ -21,6 +21,7 @@ from agentos_contracts.resource import (
     rule,
     rules,
 )
+from agentos_contracts.scaling import MAX_REPLICAS, MIN_ABOVE_MAX, Autoscaling, Rollout
 
 MAX_OWNED_PATTERNS = 32
 MAX_CALLED_PATTERNS = 64
@@ -291,10 +292,23 @@ class WorkerSpec(Model):
     replicas: int = Field(
         1,
         ge=0,
-        le=1000,
-        description="Pods to run; kubectl scale and a HorizontalPodAutoscaler write it. 0 runs none.",
+        le=MAX_REPLICAS,
+        description="Pods to run; kubectl scale and a HorizontalPodAutoscaler write it. 0 runs none. Not used while "
+        "autoscaling is set.",
         json_schema_extra={"format": "int32"},
     )
+    autoscaling: (
+        Annotated[
+            Autoscaling, Field(json_schema_extra=rules(rule("!has(self.min) || self.min <= self.max", MIN_ABOVE_MAX)))
+        ]
+        | None
+    ) = Field(None, description="As many pods as the calls in flight need. While it is set, replicas is not used.")
+    suspend: bool | None = Field(
+        None,
+        description="True: no pods. What the worker owns stays its own, and calls fail with worker_asleep, until it is removed "
+        "or false.",
+    )
+    rollout: Rollout | None = Field(None, description="How pods are replaced and removed.")
 
 
 MAX_NAME_LENGTH = 63

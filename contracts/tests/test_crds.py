@@ -116,8 +116,9 @@ def test_unknown_fields_are_kept_in_the_manifest_only():
 def test_a_worker_has_these_fields_and_no_others():
     properties = schema_of("workers.yaml")["properties"]
     assert sorted(properties["spec"]["properties"]) == [
-        *("args", "calls", "command", "dependencies", "env", "envFrom", "image", "imagePullSecrets", "manifest"),
-        *("manifestFrom", "owns", "replicas", "resources", "serviceAccountName", "stateScopes", "version"),
+        *("args", "autoscaling", "calls", "command", "dependencies", "env", "envFrom", "image", "imagePullSecrets"),
+        *("manifest", "manifestFrom", "owns", "replicas", "resources", "rollout", "serviceAccountName"),
+        *("stateScopes", "suspend", "version"),
     ]
     assert sorted(properties["status"]["properties"]) == [
         *("conditions", "engine", "functionCount", "functions", "observedGeneration", "readyReplicas"),

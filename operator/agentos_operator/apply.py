@@ -13,13 +13,13 @@ from .api import AlreadyExists, Api, NotFound
 from .cache import Cache
 from .kinds import KINDS, Key, Object, key_of, owned_by
 from .plan.objects.metadata import applied_hash
-from .settings import FIELD_MANAGER, MANAGED_BY_LABEL
+from .settings import FIELD_MANAGER, MANAGED_BY_LABEL, REPLICAS_FROM_ANNOTATION
 
 log = logging.getLogger(__name__)
 
 TRUSTED = 30.0
 """Seconds after which an object that is not watched is compared with the cluster again, when a pass comes by."""
-WATCHED = {"Deployment", "StatefulSet"}
+WATCHED = {"Deployment", "StatefulSet", "PodDisruptionBudget"}
 SUFFIXES = {
     **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("num", start=-3)},
     **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("kMGTPE", start=1)},
@@ -154,12 +154,28 @@ def merged(actual: Object, wanted: Object) -> Object:
         "annotations": actual["metadata"].get("annotations", {}) | wanted["metadata"].get("annotations", {}),
         "ownerReferences": wanted["metadata"]["ownerReferences"],
     }
-    metadata.pop("managedFields", None)
+    managed = metadata.pop("managedFields", ())
+    if wanted["kind"] == "Deployment" and _says_on_replicas(actual) != _says_on_replicas(wanted):
+        # The number is taken back. Without this, whoever set the very number that is wanted now would go on owning it.
+        metadata["managedFields"] = [_without_replicas(entry) for entry in managed]
     replaced = wanted | {"metadata": metadata}
     if wanted["kind"] == "StatefulSet" and "volumeClaimTemplates" in actual["spec"]:
         # Immutable; the Realm's schema refuses the change, and what was there before such a rule stays.
         replaced["spec"] = wanted["spec"] | {"volumeClaimTemplates": actual["spec"]["volumeClaimTemplates"]}
     return replaced
+
+
+def _says_on_replicas(deployment: Object) -> str | None:
+    return deployment["metadata"].get("annotations", {}).get(REPLICAS_FROM_ANNOTATION)
+
+
+def _without_replicas(entry: Object) -> Object:
+    """What a field manager owns, but for ``spec.replicas``; the operator's own entry stays as it is."""
+    fields = entry.get("fieldsV1", {})
+    if entry.get("manager") == FIELD_MANAGER or "f:replicas" not in fields.get("f:spec", {}):
+        return entry
+    spec = {name: value for name, value in fields["f:spec"].items() if name != "f:replicas"}
+    return entry | {"fieldsV1": fields | {"f:spec": spec}}
 
 
 def covers(actual: Any, wanted: Any) -> bool:

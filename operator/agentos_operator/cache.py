@@ -12,7 +12,21 @@ from collections.abc import Iterable
 from agentos_contracts.worker import ENGINE_NAME
 
 from .api import Api, until_reachable
-from .kinds import CLAIM, DEPLOYMENT, KINDS, POD, REALM, STATEFULSET, WORKER, Key, Kind, Object, key_of, owned_by
+from .kinds import (
+    CLAIM,
+    DEPLOYMENT,
+    DISRUPTION_BUDGET,
+    KINDS,
+    POD,
+    REALM,
+    STATEFULSET,
+    WORKER,
+    Key,
+    Kind,
+    Object,
+    key_of,
+    owned_by,
+)
 from .settings import FIELD_MANAGER, MANAGED_BY_LABEL, WORKER_UID_LABEL
 
 log = logging.getLogger(__name__)
@@ -20,7 +34,7 @@ log = logging.getLogger(__name__)
 LONG_WAIT = 6.0
 """Seconds; an object that the watches have not brought by then is read by itself."""
 OWN_KINDS = (WORKER, REALM, CLAIM)
-CHILD_KINDS = (DEPLOYMENT, STATEFULSET, POD)
+CHILD_KINDS = (DEPLOYMENT, STATEFULSET, DISRUPTION_BUDGET, POD)
 CHILD_SELECTOR = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"
 
 

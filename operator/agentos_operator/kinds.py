@@ -35,6 +35,7 @@ REALM = Kind("agentos.dev", "v1alpha1", "realms", "Realm", namespaced=False)
 CLAIM = Kind("agentos.dev", "v1alpha1", "functionclaims", "FunctionClaim")
 DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment")
 STATEFULSET = Kind("apps", "v1", "statefulsets", "StatefulSet")
+DISRUPTION_BUDGET = Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 POD = Kind("", "v1", "pods", "Pod")
 SERVICE = Kind("", "v1", "services", "Service")
 SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount")
@@ -55,8 +56,8 @@ VALIDATING_WEBHOOK = Kind(
 KINDS = {
     kind.kind: kind
     for kind in (
-        WORKER, REALM, CLAIM, DEPLOYMENT, STATEFULSET, POD, SERVICE, SERVICE_ACCOUNT, SECRET, CONFIG_MAP, NAMESPACE, EVENT,
-        LEASE, VALIDATING_WEBHOOK,
+        WORKER, REALM, CLAIM, DEPLOYMENT, STATEFULSET, DISRUPTION_BUDGET, POD, SERVICE, SERVICE_ACCOUNT, SECRET, CONFIG_MAP,
+        NAMESPACE, EVENT, LEASE, VALIDATING_WEBHOOK,
     )
 }  # fmt: skip
 

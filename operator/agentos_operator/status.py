@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from agentos_contracts.reasons import POD_REFUSED, REASONS, Outlook
+from agentos_contracts.reasons import POD_REFUSED, REASONS, REPLICAS_SET_ELSEWHERE, Outlook, WorkerCondition
 from agentos_contracts.redaction import redacted
 
 from .api import Api, NotFound
@@ -61,6 +61,9 @@ class StatusWriter:
         if _ready(before)[:2] != _ready(status)[:2]:
             log.info("ready changed", extra={"object": str(key), "ready": ready["status"], "reason": ready["reason"]})
             await self._recorder.record(written, ready["reason"], ready["message"], warning=_is_trouble(ready))
+        if _set_elsewhere(status) and not _set_elsewhere(before):
+            available = condition_of(written, WorkerCondition.AVAILABLE)
+            await self._recorder.record(written, available["reason"], available["message"], warning=True)
 
     def forget(self, key: Key) -> None:
         self._due.pop(key, None)
@@ -72,9 +75,15 @@ def _is_trouble(ready: Mapping[str, Any]) -> bool:
 
 
 def _urgent(status: dict[str, Any]) -> tuple[Any, ...]:
-    """What is written at once: Ready, and whether something is under way or stuck."""
+    """What is written at once: Ready, whether something is under way or stuck, and that somebody else scales."""
     present = {c["type"] for c in status.get("conditions", ()) if c["type"] in ("Reconciling", "Stalled")}
-    return (*_ready(status), present)
+    return (*_ready(status), present, _set_elsewhere(status))
+
+
+def _set_elsewhere(status: dict[str, Any]) -> bool:
+    """Whether it tells that somebody else sets the number of pods."""
+    reason = condition_of({"status": status}, WorkerCondition.AVAILABLE).get("reason")
+    return reason == REPLICAS_SET_ELSEWHERE.name
 
 
 def _ready(status: dict[str, Any]) -> tuple[Any, ...]:

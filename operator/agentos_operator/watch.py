@@ -9,14 +9,14 @@ from typing import Any
 
 import kopf
 
-from .cache import CHILD_SELECTOR, Cache
+from .cache import CHILD_KINDS, CHILD_SELECTOR, Cache
 from .controller import Controller
-from .kinds import CLAIM, CONFIG_MAP, DEPLOYMENT, POD, REALM, STATEFULSET, WORKER, Kind, key_of
+from .kinds import CLAIM, CONFIG_MAP, REALM, WORKER, Kind, key_of
 from .webhook import Webhook
 
 log = logging.getLogger(__name__)
 
-WATCHED = (WORKER, REALM, CLAIM, DEPLOYMENT, STATEFULSET, POD, CONFIG_MAP)
+WATCHED = (WORKER, REALM, CLAIM, *CHILD_KINDS, CONFIG_MAP)
 
 
 def registry(cache: Cache, controller: Controller, webhook: Webhook | None) -> kopf.OperatorRegistry:
@@ -33,7 +33,7 @@ def registry(cache: Cache, controller: Controller, webhook: Webhook | None) -> k
         settings.watching.server_timeout = 300
         settings.watching.client_timeout = 310
         settings.watching.chunk_size = 500
-        for kind in (DEPLOYMENT, STATEFULSET, POD):
+        for kind in CHILD_KINDS:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = CHILD_SELECTOR
         # One of these is in every namespace, and none is a manifest.
         settings.watching.field_selectors["", "v1", "configmaps"] = "metadata.name!=kube-root-ca.crt"

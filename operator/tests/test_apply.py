@@ -331,3 +331,29 @@ async def test_a_key_that_somebody_deleted_is_made_anew(api, applier):
     await api.delete(SECRET, "team", "agentos-api-key", there["metadata"]["uid"])
     applier.forget_all()
     assert await applier.make_once(key_secret(), first, OWNER) is True
+
+
+# --- The number of pods, when somebody else has set it ---
+
+
+def scaled(replicas: int, said: str, manager: str = "kubectl") -> dict:
+    """A Deployment as the cluster has it after somebody scaled it."""
+    made = child(replicas=replicas, paused=True)
+    made["metadata"]["annotations"]["agentos.dev/replicas-from"] = said
+    made["metadata"]["managedFields"] = [
+        {"manager": "agentos-operator", "fieldsV1": {"f:spec": {"f:template": {}}}},
+        {"manager": manager, "subresource": "scale", "fieldsV1": {"f:spec": {"f:replicas": {}, "f:paused": {}}}},
+    ]
+    return made
+
+
+def test_the_number_that_is_taken_back_is_nobody_elses_any_more():
+    actual, wanted = scaled(3, "replicas 1"), scaled(3, "replicas 3")
+    sent = merged(actual, wanted)["metadata"]["managedFields"]
+    assert [entry["manager"] for entry in sent] == ["agentos-operator", "kubectl"]
+    assert sent[1]["fieldsV1"] == {"f:spec": {"f:paused": {}}}
+    assert "f:replicas" in actual["metadata"]["managedFields"][1]["fieldsV1"]["f:spec"]
+
+
+def test_a_number_that_is_left_alone_stays_its_setters():
+    assert "managedFields" not in merged(scaled(3, "replicas 1"), scaled(3, "replicas 1"))["metadata"]

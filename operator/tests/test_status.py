@@ -243,3 +243,20 @@ async def test_a_realms_count_of_ready_workers_waits_but_a_moment(written, clock
     await asyncio.sleep(COUNT_DEBOUNCE)
     await written.write(status(readyWorkers=1, connections=1))
     assert [patch["status"]["readyWorkers"] for patch in written.patches] == [1]
+
+
+def scaled_elsewhere(told: dict, message: str) -> dict:
+    """The same status, told that somebody else sets the number of pods."""
+    available = {"type": "Available", "status": "True", "reason": "ReplicasSetElsewhere", "message": message}
+    return told | {"conditions": [available, *told["conditions"]]}
+
+
+async def test_who_sets_the_number_of_pods_is_told_at_once_and_by_one_event(written):
+    written.there(status())
+    await written.write(scaled_elsewhere(status(), "kubectl has set it"))
+    assert [(event["reason"], event["note"], event["type"]) for event in written.events] == [
+        ("ReplicasSetElsewhere", "kubectl has set it", "Warning")
+    ]
+    await written.write(scaled_elsewhere(status(), "3 pods: kubectl has set it"))
+    await written.write(status())
+    assert len(written.events) == 1

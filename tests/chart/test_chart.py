@@ -59,6 +59,7 @@ CLUSTER_RIGHTS: dict[Right, set[str]] = {
     ("agentos.dev", "functionclaims", None): {"get", "list", "watch", "create", "update", "delete"},
     ("apps", "deployments", None): {"get", "list", "watch", "create", "update", "delete"},
     ("apps", "statefulsets", None): {"get", "list", "watch", "create", "update", "delete"},
+    ("policy", "poddisruptionbudgets", None): {"get", "list", "watch", "create", "update", "delete"},
     ("", "services", None): {"get", "create", "update"},
     ("", "serviceaccounts", None): {"get", "create", "update"},
     ("", "secrets", None): {"get", "create", "update"},

@@ -37,6 +37,8 @@ def worker(name: str, *functions: str, owns: list[str] | None = None, **spec: An
         "env": [{"name": "FUNCTIONS", "value": " ".join(functions)}, {"name": "OTEL_ENABLED", "value": "false"}],
         "owns": list(functions) if owns is None else owns,
         "manifest": {"name": name, "iii": "v1"},
+        # As short as it gets: the next test waits until these pods are gone.
+        "rollout": {"drainSeconds": 1},
     }
     body |= spec
     body = {key: value for key, value in body.items() if value is not None}

@@ -16,6 +16,7 @@ from agentos_contracts.manifest import MANIFEST_FILE, Manifest, read_manifest, v
 from agentos_contracts.model_findings import at
 from agentos_contracts.patterns import Pattern
 from agentos_contracts.resource import API_VERSION
+from agentos_contracts.scaling import wants_no_pods
 from agentos_contracts.validation import validate
 from agentos_contracts.worker import WorkerSpec
 
@@ -65,7 +66,7 @@ class LocalWorker:
     @property
     def replicas(self) -> int:
         """Processes that are wanted: at most one here."""
-        return min(1, self.resource["spec"].get("replicas", 1))
+        return 0 if wants_no_pods(self.resource["spec"]) else 1
 
 
 @dataclass(frozen=True, slots=True)

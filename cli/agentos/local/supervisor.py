@@ -12,7 +12,7 @@ from agentos_contracts.dependencies import Dependency, unmet
 from agentos_contracts.granting import grant_of
 from agentos_contracts.grants import Grant
 from agentos_contracts.manifest import BUILT_IN_WORKERS
-from agentos_contracts.reasons import CLASH, SCALED_TO_ZERO
+from agentos_contracts.reasons import CLASH, SCALED_TO_ZERO, SUSPENDED
 
 from agentos.local.claims import Claims
 from agentos.local.connections import Connections
@@ -161,6 +161,8 @@ class Supervisor:
                 service.hold(CLASH.name, clash)
             elif name in leaving:
                 service.hold("Leaving", "its earlier processes are still ending")
+            elif worker.resource["spec"].get("suspend"):
+                service.hold(SUSPENDED.name, "spec.suspend is true")
             elif worker.replicas == 0:
                 service.hold(SCALED_TO_ZERO.name, "spec.replicas is 0")
             elif not service.allowed and (lacking := unmet(worker.effective.dependencies, providers, BUILT_IN_WORKERS)):

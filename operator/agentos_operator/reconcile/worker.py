@@ -20,7 +20,7 @@ from agentos_contracts.worker import WorkerSpec
 from ..api import STRATEGIC, ApiError, Conflict, NotFound
 from ..apply import NotOurs
 from ..bus import Connection
-from ..kinds import CLAIM, CONFIG_MAP, DEPLOYMENT, POD, WORKER, Key, Object, owned_by
+from ..kinds import CLAIM, CONFIG_MAP, DEPLOYMENT, KINDS, POD, WORKER, Key, Kind, Object, key_of, owned_by
 from ..links import issued_at
 from ..metrics import GATE_SECONDS, OBJECTS_SECONDS, OBJECTS_WRITTEN
 from ..plan import worker as planner
@@ -70,7 +70,7 @@ class WorkerReconciler:
             await self._gone(key, uid)
         if deployment is not None and _predecessors(deployment, uid):
             # The garbage collector would do it as well, but learns of new kinds only every 30 s.
-            await self._delete_deployment(key, deployment)
+            await self._delete(key, deployment)
             deployment = None
         if worker is None or uid is None:
             return
@@ -101,8 +101,8 @@ class WorkerReconciler:
             self._context.starting.discard(uid)
             if key not in self._context.cache:
                 self._context.queue.add(Key(CLAIMS, key.namespace, ""))
-        if plan.stop and snapshot.deployment is not None:
-            await self._delete_deployment(key, snapshot.deployment)
+        for kind in plan.unwanted:
+            await self._delete_child(kind, key, uid)
         self._remember(worker, snapshot.effective, status)
         await self._context.status.write(key, WORKER, worker, status)
         if plan.requeue_after is not None:
@@ -150,11 +150,17 @@ class WorkerReconciler:
         if fact := self._facts.pop(before, None):
             self._wake_dependents(key.namespace, {fact.manifest_name})
 
-    async def _delete_deployment(self, key: Key, deployment: Object) -> None:
-        metadata = deployment["metadata"]
+    async def _delete_child(self, kind: Kind, key: Key, uid: str) -> None:
+        """Deletes what has the Worker's name and is its own."""
+        child = self._context.cache.get(kind, key.namespace, key.name)
+        if child is not None and owned_by(child, uid):
+            await self._delete(key, child)
+
+    async def _delete(self, key: Key, child: Object) -> None:
+        metadata, kind = child["metadata"], KINDS[child["kind"]]
         if not metadata.get("deletionTimestamp"):
-            await self._context.api.delete(DEPLOYMENT, key.namespace, key.name, metadata["uid"])
-            self._context.cache.drop(Key(DEPLOYMENT.kind, key.namespace, key.name), metadata["uid"])
+            await self._context.api.delete(kind, key.namespace, key.name, metadata["uid"])
+            self._context.cache.drop(key_of(child), metadata["uid"])
             self._context.queue.add(Key(CLAIMS, key.namespace, ""))
 
     async def _observe(self, key: Key, worker: Object, deployment: Object | None) -> planner.WorkerInput:
@@ -191,6 +197,8 @@ class WorkerReconciler:
             }
             if link
             else {},
+            recommended=None,
+            draining=0,
             token=self._token(realm_name, key, worker) if realm else "",
             grace=context.settings.engine_grace,
         )

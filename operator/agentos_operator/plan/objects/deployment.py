@@ -3,9 +3,10 @@
 from urllib.parse import quote
 
 from agentos_contracts.effective import Effective
+from agentos_contracts.scaling import drain_seconds
 
 from ...kinds import Object
-from ...settings import BUS_PORT, REGISTERED_GATE, WORKER_UID_LABEL
+from ...settings import BUS_PORT, REGISTERED_GATE, REPLICAS_FROM_ANNOTATION, WORKER_UID_LABEL
 from .metadata import (
     RESTRICTED_CONTAINER,
     RESTRICTED_POD,
@@ -19,9 +20,17 @@ from .metadata import (
 )
 from .worker import token_secret_name
 
+TIME_TO_END = 30
+"""Seconds that a going pod has to end by itself, after the time for its calls in progress."""
 
-def worker_deployment(worker: Object, realm: str, effective: Effective, token_hash: str) -> Object:
-    """The worker's pods: one container that is told its engine's address with its own token in it."""
+
+def worker_deployment(
+    worker: Object, realm: str, effective: Effective, token_hash: str, replicas: int, replicas_from: str
+) -> Object:
+    """The worker's pods: one container that is told its engine's address with its own token in it.
+
+    ``replicas_from`` is what the Worker says on the number of pods: kept, so that a change of it is noticed.
+    """
     metadata, spec = worker["metadata"], worker["spec"]
     name, namespace = metadata["name"], metadata["namespace"]
     own_env = [
@@ -44,6 +53,8 @@ def worker_deployment(worker: Object, realm: str, effective: Effective, token_ha
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [TMP_MOUNT],
     }
+    if seconds := drain_seconds(spec):
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": seconds}}}
     labels = worker_labels(worker, realm)
     pod = {
         "metadata": {"labels": labels, "annotations": {"agentos.dev/token-hash": token_hash}},
@@ -53,6 +64,7 @@ def worker_deployment(worker: Object, realm: str, effective: Effective, token_ha
             "enableServiceLinks": False,
             "imagePullSecrets": list(spec.get("imagePullSecrets", ())),
             "securityContext": RESTRICTED_POD,
+            "terminationGracePeriodSeconds": seconds + TIME_TO_END,
             "readinessGates": [{"conditionType": REGISTERED_GATE}],
             "containers": [container],
             "volumes": [TMP_VOLUME],
@@ -61,9 +73,8 @@ def worker_deployment(worker: Object, realm: str, effective: Effective, token_ha
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": worker_metadata(worker, realm),
+        "metadata": worker_metadata(worker, realm) | {"annotations": {REPLICAS_FROM_ANNOTATION: replicas_from}},
         "spec": {
-            "replicas": spec.get("replicas", 1),
             "revisionHistoryLimit": 2,
             "selector": {"matchLabels": {WORKER_UID_LABEL: metadata["uid"]}},
             # An old pod stays until the new one answers on the bus: that is what the readiness gate says.
@@ -71,7 +82,10 @@ def worker_deployment(worker: Object, realm: str, effective: Effective, token_ha
             "template": pod,
         },
     }
-    return seal(pruned(deployment))
+    sealed = seal(pruned(deployment))
+    # Not part of the hash: it changes by itself, and is compared by itself.
+    sealed["spec"]["replicas"] = replicas
+    return sealed
 
 
 def _engine_url(namespace: str, version: str | None) -> str:

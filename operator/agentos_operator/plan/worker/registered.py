@@ -8,12 +8,13 @@ from ...settings import REGISTERED_GATE, WORKER_UID_LABEL
 from ..bus import answers, listed, pod_connections, unanswered, waiting
 from ..conditions import Verdict, is_true
 from ..pods import live
+from .replicas import replicas
 from .snapshot import REGISTRATION_GRACE, WorkerInput
 
 
 def registered(i: WorkerInput) -> Verdict:
     """As many pods as wanted are on the bus with the functions that the Worker owns, and with no others."""
-    wanted = i.worker["spec"].get("replicas", 1)
+    wanted = replicas(i).wanted
     if wanted == 0:
         return Verdict(True, REGISTERED, "no pod is wanted")
     lacking = unanswered(i.wanted, i.connections)

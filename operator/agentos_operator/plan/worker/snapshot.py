@@ -12,7 +12,7 @@ from agentos_contracts.findings import Finding
 from agentos_contracts.patterns import Pattern
 
 from ...bus import Connection
-from ...kinds import Object
+from ...kinds import DEPLOYMENT, Kind, Object
 
 REGISTRATION_GRACE = 5.0
 """Seconds that a running container has to register before it is told to lack that."""
@@ -57,19 +57,28 @@ class WorkerInput:
     connections: Sequence[Connection]
     quiet_for: Mapping[str, float]
     """Seconds since the connections of each pod, by its uid, last changed."""
+    recommended: int | None
+    """Pods that the calls in flight need; None: nothing is known of them."""
+    draining: int
+    """Going pods whose calls in progress the engine still waits for."""
     token: str = field(repr=False)
     grace: float
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """The answer. ``children`` are to be there as they stand; with ``stop`` the Deployment is to be gone.
+    """The answer. ``children`` are to be there as they stand, those of the kinds in ``unwanted`` are to be gone.
 
     ``gates`` are the pods whose readiness gate has to change, and to what.
     """
 
     children: tuple[Object, ...]
-    stop: bool
+    unwanted: tuple[Kind, ...]
     gates: tuple[tuple[Object, bool], ...]
     status: dict[str, Any]
     requeue_after: float | None = None
+
+    @property
+    def stop(self) -> bool:
+        """Whether the Worker's pods are to go."""
+        return DEPLOYMENT in self.unwanted

@@ -5,10 +5,11 @@ import hashlib
 from agentos_contracts.effective import Effective
 from agentos_contracts.reasons import NOT_STARTED, SATISFIED, WorkerCondition
 
-from ...kinds import Object
+from ...kinds import DEPLOYMENT, DISRUPTION_BUDGET, Object
 from ...settings import REGISTERED_GATE
 from ..conditions import Verdict, is_true, summarize
 from ..objects.deployment import worker_deployment
+from ..objects.disruption_budget import worker_disruption_budget
 from ..objects.worker import worker_service_account, worker_token_secret
 from ..pods import containers_ready_for, live
 from .available import available
@@ -17,6 +18,7 @@ from .engine_linked import engine_linked
 from .functions_claimed import functions_claimed
 from .manifest_valid import manifest_valid
 from .registered import gate, pod_answers, registered
+from .replicas import replicas, says
 from .snapshot import REGISTRATION_GRACE, WorkerInput, WorkerPlan
 from .status import status
 
@@ -54,16 +56,24 @@ def plan(i: WorkerInput) -> WorkerPlan:
     verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)
     ready = summarize(verdicts).ok or not runs
     gates = tuple((pod, gate(i, pod)) for pod in live(i.pods) if gate(i, pod) != is_true(pod, REGISTERED_GATE))
-    return WorkerPlan(children, stop, gates, status(i, verdicts, children, running=runs), _look_again_after(i, ready))
+    unwanted = (DEPLOYMENT, DISRUPTION_BUDGET) if stop else ()
+    if children and not any(child["kind"] == DISRUPTION_BUDGET.kind for child in children):
+        unwanted = (DISRUPTION_BUDGET,)
+    return WorkerPlan(
+        children, unwanted, gates, status(i, verdicts, children, running=runs), _look_again_after(i, ready)
+    )
 
 
 def _children(i: WorkerInput, effective: Effective, realm: str) -> tuple[Object, ...]:
     accounts = () if i.worker["spec"].get("serviceAccountName") else (worker_service_account(i.worker, realm),)
+    number = replicas(i)
+    budgets = (worker_disruption_budget(i.worker, realm),) if number.at_least > 1 else ()
     token_hash = hashlib.sha256(i.token.encode()).hexdigest()[:16]
     return (
         worker_token_secret(i.worker, realm, i.token),
         *accounts,
-        worker_deployment(i.worker, realm, effective, token_hash),
+        *budgets,
+        worker_deployment(i.worker, realm, effective, token_hash, number.wanted, says(i.worker["spec"])),
     )
 
 

@@ -9,6 +9,7 @@ from ..conditions import Verdict, build_conditions
 from ..objects.metadata import applied_hash, engine_host
 from ..pods import live, trouble
 from .registered import gate
+from .replicas import replicas
 from .snapshot import WorkerInput
 
 FUNCTIONS_SHOWN = 256
@@ -19,7 +20,7 @@ def status(
 ) -> dict[str, Any]:
     metadata, before = i.worker["metadata"], i.worker.get("status", {})
     deployment = (i.deployment or {}).get("status", {}) if running else {}
-    wanted = i.worker["spec"].get("replicas", 1)
+    wanted = replicas(i).wanted
     settled = (
         deployment.get("updatedReplicas", 0) >= wanted
         and deployment.get("replicas", 0) <= wanted
@@ -33,6 +34,8 @@ def status(
         else f"{deployment.get('updatedReplicas', 0)} of {wanted} pods have the newest template"
     )
     functions = sorted({function_id for connection in i.connections for function_id in connection.functions})
+    if i.draining and not problem:
+        progress += f"; {i.draining} going {'pod has' if i.draining == 1 else 'pods have'} calls in progress"
     registered_pods = sum(gate(i, pod) for pod in live(i.pods))
     return {
         "observedGeneration": metadata["generation"],
