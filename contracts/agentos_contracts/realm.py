@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from agentos_contracts.exposure import EXPOSE_RULES, Expose
+from agentos_contracts.network import NetworkPolicy
 from agentos_contracts.resource import (
     API_VERSION,
     DNS_LABEL_RULE,
@@ -113,6 +115,9 @@ class Http(Model):
     routes: Annotated[list[HttpRoute], Field(max_length=MAX_HTTP_ROUTES)] | None = Field(
         None, description="Paths that are let in otherwise than auth says."
     )
+    expose: Annotated[Expose, Field(json_schema_extra=EXPOSE_RULES)] | None = Field(
+        None, description="How the port is reached from outside the cluster; where left out, not at all."
+    )
 
 
 class RealmSpec(Model):
@@ -130,6 +135,11 @@ class RealmSpec(Model):
         Annotated[Http, Field(json_schema_extra=rules(rule(_JWT_THERE, f"jwt {JWT_REQUIRED}", field_path=".jwt")))]
         | None
     ) = Field(None, description=f"Who is let in at the REST port; where left out, who has the key of {API_KEY_SECRET}.")
+    network_policy: NetworkPolicy | None = Field(
+        None,
+        description="Who reaches the realm's pods over the network; where left out, only the realm's Workers and the operator "
+        "reach the engine.",
+    )
     deletion_policy: Literal["Retain", "Delete"] = Field(
         "Retain",
         description="What happens when the Realm is deleted: Retain keeps its namespace, the engine's volume and the API key; Delete "
@@ -152,6 +162,14 @@ class EngineStatus(Model):
     )
 
 
+class HttpStatus(Model):
+    """What the operator knows of the REST port's way out of the cluster."""
+
+    url: Annotated[str, Field(max_length=1024)] | None = Field(
+        None, description="Address from outside the cluster, once its controller serves it; empty where there is none."
+    )
+
+
 class RealmStatus(Model):
     """What the operator has seen; written by the operator only."""
 
@@ -162,7 +180,7 @@ class RealmStatus(Model):
         json_schema_extra={"format": "int64"},
     )
     conditions: Conditions | None = Field(
-        None, description="NamespaceReady, EngineAvailable, EngineLinked, and Ready, which sums them up."
+        None, description="NamespaceReady, EngineAvailable, EngineLinked, Exposed, and Ready, which sums them up."
     )
     workers: int | None = Field(
         None, ge=0, description="Workers in the realm's namespace.", json_schema_extra={"format": "int32"}
@@ -171,6 +189,9 @@ class RealmStatus(Model):
         None, ge=0, description="Workers that are Ready.", json_schema_extra={"format": "int32"}
     )
     engine: EngineStatus | None = Field(None, description="What the operator knows of the realm's engine.")
+    http: HttpStatus | None = Field(
+        None, description="What the operator knows of the REST port's way out of the cluster."
+    )
 
 
 class Realm(Model):

@@ -28,6 +28,7 @@ class RealmCondition(StrEnum):
     NAMESPACE_READY = "NamespaceReady"
     ENGINE_AVAILABLE = "EngineAvailable"
     ENGINE_LINKED = "EngineLinked"
+    EXPOSED = "Exposed"
     READY = "Ready"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
@@ -211,6 +212,28 @@ ENGINE_STORAGE_PENDING = Reason(
     "Look at its PersistentVolumeClaim: kubectl describe pvc.",
     outlook=Outlook.WAITING,
 )
+# Realm: Exposed
+NOT_EXPOSED = Reason(
+    "NotExposed", "spec.http.expose asks for nothing: the REST port is reached inside the cluster only."
+)
+EXPOSED = Reason("Exposed", "The REST port is reached from outside the cluster at status.http.url.")
+ADDRESS_PENDING = Reason(
+    "AddressPending",
+    "The Ingress or HTTPRoute is there, and its controller has not told yet that it serves it.",
+    "Wait, or see whether a controller serves the class or the Gateway that spec.http.expose names. Some never tell.",
+)
+ROUTE_REFUSED = Reason(
+    "RouteRefused",
+    "The Gateway's controller does not take the HTTPRoute; the message has its words.",
+    "Mend spec.http.expose.gateway, or have the Gateway allow routes from the realm's namespace.",
+    Outlook.FAILING,
+)
+GATEWAY_API_MISSING = Reason(
+    "GatewayApiMissing",
+    "spec.http.expose asks for an HTTPRoute, and the cluster has no Gateway API.",
+    "Install the Gateway API's CRDs and a controller, or ask for an Ingress; the Realm goes on by itself.",
+    Outlook.WAITING,
+)
 # Realm: spec
 REALM_INVALID = Reason(
     "RealmInvalid",
@@ -264,6 +287,7 @@ REALM_REASONS: dict[RealmCondition, tuple[Reason, ...]] = {
         POD_REFUSED,
     ),
     RealmCondition.ENGINE_LINKED: (LINKED, ENGINE_NOT_READY, ENGINE_UNREACHABLE),
+    RealmCondition.EXPOSED: (NOT_EXPOSED, EXPOSED, ADDRESS_PENDING, ROUTE_REFUSED, GATEWAY_API_MISSING, NOT_STARTED),
 }
 
 REASONS = {

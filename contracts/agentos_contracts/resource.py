@@ -93,6 +93,10 @@ _KEYS_URL_WORDS = (
     "for who can change the keys on their way can be anybody"
 )
 
+_HOST_WORDS = "a host name: lower-case letters, digits, '-' and '.', such as shop.example.org"
+_PATH_PREFIX = "/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+"
+_PATH_PREFIX_WORDS = "a path without a slash at its end, such as /webhooks"
+
 DNS_LABEL_RULE = _form_rule(_LABEL, _LABEL_WORDS)
 ENV_NAME_RULE = _form_rule(_ENV_NAME, _ENV_NAME_WORDS)
 
@@ -131,6 +135,16 @@ KeysUrl = Annotated[
     str,
     Field(min_length=1, max_length=1024, json_schema_extra=rules(_form_rule(_KEYS_URL, _KEYS_URL_WORDS))),
     AfterValidator(_form(_KEYS_URL, _KEYS_URL_WORDS)),
+]
+HostName = Annotated[
+    str,
+    Field(min_length=1, max_length=253, json_schema_extra=rules(_form_rule(_SUBDOMAIN, _HOST_WORDS))),
+    AfterValidator(_form(_SUBDOMAIN, _HOST_WORDS)),
+]
+PathPrefix = Annotated[
+    str,
+    Field(min_length=1, max_length=512, json_schema_extra=rules(_form_rule(f"({_PATH_PREFIX})", _PATH_PREFIX_WORDS))),
+    AfterValidator(_form(_PATH_PREFIX, _PATH_PREFIX_WORDS)),
 ]
 
 

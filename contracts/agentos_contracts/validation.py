@@ -10,10 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from agentos_contracts.exposure import expose_findings
 from agentos_contracts.findings import MAX_DEPTH, Finding, error, shown, too_deep, warning
 from agentos_contracts.grants import MAX_SCOPE_LENGTH, SCOPE_REGEX, scope_matches
 from agentos_contracts.manifest import dependency_findings, validate_manifest, version_findings
 from agentos_contracts.model_findings import at, described, model_findings, unknown_field
+from agentos_contracts.network import network_findings
 from agentos_contracts.patterns import RESERVED_SEGMENTS, Pattern, PatternError, called_pattern, reserved_by
 from agentos_contracts.realm import API_KEY_RESERVED, API_KEY_SECRET, JWT_REQUIRED, MAX_HTTP_ROUTES, RealmSpec
 from agentos_contracts.resource import API_VERSION, GROUP
@@ -95,7 +97,13 @@ def validate_worker(resource: object) -> list[Finding]:
 def validate_realm(resource: object) -> list[Finding]:
     """Return all findings of a Realm."""
     found, spec = _resource_findings(resource, "Realm")
-    return found if spec is None else found + _model(RealmSpec, spec) + _http_findings(spec.get("http"))
+    if spec is None:
+        return found
+    found += _model(RealmSpec, spec)
+    found += _http_findings(spec.get("http"))
+    found += expose_findings(spec.get("http"))
+    found += network_findings(spec.get("networkPolicy"))
+    return found
 
 
 def _http_findings(http: object) -> list[Finding]:

@@ -103,6 +103,7 @@ def test_only_these_fields_have_defaults():
         ("workers.yaml", ".spec.replicas"): 1,
         ("realms.yaml", ".spec.engine.mode"): "Dedicated",
         ("realms.yaml", ".spec.http.auth"): "apiKey",
+        ("realms.yaml", ".spec.networkPolicy.enabled"): True,
         ("realms.yaml", ".spec.deletionPolicy"): "Retain",
     }
 

@@ -282,6 +282,92 @@ def test_a_base_image_is_an_image():
             ["spec.http.jwt: is required where auth, or the auth of a route, is jwt: say issuer, audience and jwksUrl"],
         ),
         (
+            realm(
+                namespace="a",
+                networkPolicy={
+                    "extraFrom": [
+                        {},
+                        {"ipBlock": {"cidr": "10.0.0.0/8"}, "podSelector": {}},
+                        {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16", "10.0.0.0/8"]}},
+                        {"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+                        {
+                            "namespaceSelector": {
+                                "matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]
+                            }
+                        },
+                        {"namespaceSelector": {}, "ports": ["http", "bus"]},
+                    ]
+                },
+            ),
+            [
+                "spec.networkPolicy.extraFrom[0]: names nobody: set podSelector, namespaceSelector, or both; or ipBlock",
+                "spec.networkPolicy.extraFrom[1]: ipBlock stands alone: pods are chosen by podSelector and namespaceSelector",
+                "spec.networkPolicy.extraFrom[2].ipBlock.except[0]: 11.0.0.0/16 is not a part of 10.0.0.0/8; "
+                "leave out ranges within it",
+                "spec.networkPolicy.extraFrom[2].ipBlock.except[1]: 10.0.0.0/8 is not a part of 10.0.0.0/8; "
+                "leave out ranges within it",
+                "spec.networkPolicy.extraFrom[3].podSelector.matchExpressions[0].values: "
+                "values goes with the operators In and NotIn, which need it, and with no other",
+                "spec.networkPolicy.extraFrom[4].namespaceSelector.matchExpressions[0].values: "
+                "values goes with the operators In and NotIn, which need it, and with no other",
+            ],
+        ),
+        (
+            realm(
+                namespace="a",
+                networkPolicy={
+                    "extraFrom": [
+                        {"ipBlock": {"cidr": "10.0.0.1/8"}},
+                        {"ipBlock": {"cidr": "10.0.0.1"}},
+                        {"podSelector": {"matchLabels": {"a": "b/c"}}},
+                        {"podSelector": {}, "ports": ["console"]},
+                    ]
+                },
+            ),
+            [
+                "spec.networkPolicy.extraFrom[0].ipBlock.cidr: '10.0.0.1/8' is not a range of addresses whose host bits are "
+                "zero, such as 10.20.0.0/16",
+                "spec.networkPolicy.extraFrom[1].ipBlock.cidr: '10.0.0.1' is not a range of addresses whose host bits are "
+                "zero, such as 10.20.0.0/16",
+                "spec.networkPolicy.extraFrom[2].podSelector.matchLabels[a]: 'b/c' is not a label's value: letters, digits, "
+                "'-', '_' and '.', at most 63",
+                "spec.networkPolicy.extraFrom[3].ports[0]: must be one of http, stream, bus or metrics; got the text 'console'",
+            ],
+        ),
+        (
+            realm(namespace="a", http={"expose": {"type": "Gateway"}}),
+            [
+                "spec.http.expose.host: host is required where type is Ingress or Gateway: the name by which callers reach the "
+                "realm",
+                "spec.http.expose.gateway: gateway is required where type is Gateway: it names the Gateway that the route is "
+                "attached to",
+            ],
+        ),
+        (
+            realm(
+                namespace="a",
+                http={
+                    "auth": "none",
+                    "expose": {"type": "Ingress", "host": "a.b", "gateway": {"name": "g"}, "from": [{}]},
+                },
+            ),
+            [
+                "spec.http.expose.gateway: is used by nothing: type is Ingress",
+                "spec.http.auth: lets in whoever reaches the port, and spec.http.expose takes it out of the cluster; ask for "
+                "apiKey or jwt",
+                "spec.http.expose.from[0]: names nobody: set podSelector, namespaceSelector, or both; or ipBlock",
+            ],
+        ),
+        (
+            realm(namespace="a", http={"expose": {"type": "Ingress", "host": "*.b", "path": "/a/"}}),
+            [
+                "spec.http.expose.host: '*.b' is not a host name: lower-case letters, digits, '-' and '.', such as "
+                "shop.example.org",
+                "spec.http.expose.path: '/a/' is not a path without a slash at its end, such as /webhooks",
+            ],
+        ),
+        (realm(namespace="a", http={"expose": {"type": "None"}}, networkPolicy={"enabled": False}), []),
+        (
             realm(namespace="a", http={"routes": [{"path": "/api/*", "auth": "jwt"}]}),
             ["spec.http.jwt: is required where auth, or the auth of a route, is jwt: say issuer, audience and jwksUrl"],
         ),

@@ -40,6 +40,10 @@ class NotFound(ApiError):
     """The object is not there (404)."""
 
 
+class KindMissing(NotFound):
+    """The cluster does not serve the kind at all (404 of the whole path): its CRD is not installed."""
+
+
 class AlreadyExists(ApiError):
     """An object of that name is there already (409 on create)."""
 
@@ -59,7 +63,7 @@ def _error(status: int, body: bytes) -> ApiError:
     except (ValueError, AttributeError):
         reason, message = "", body[:200].decode(errors="replace")
     kinds: dict[str, type[ApiError]] = {"NotFound": NotFound, "AlreadyExists": AlreadyExists, "Conflict": Conflict}
-    return kinds.get(reason, NotFound if status == 404 else ApiError)(status, reason, message)
+    return kinds.get(reason, KindMissing if status == 404 else ApiError)(status, reason, message)
 
 
 class Api:

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 TRUSTED = 30.0
 """Seconds after which an object that is not watched is compared with the cluster again, when a pass comes by."""
+ABSENT = "absent"
+"""Stands for the hash of an object that is not to be there."""
 WATCHED = {"Deployment", "StatefulSet", "PodDisruptionBudget"}
 SUFFIXES = {
     **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("num", start=-3)},
@@ -92,6 +94,21 @@ class Applier:
                 written = True
         self._applied[key] = (owner_uid, digest, time.monotonic())
         return written
+
+    async def remove(self, key: Key, owner_uid: str) -> bool:
+        """Sees to it that the owner has no such object; returns whether one was deleted. Somebody else's stays."""
+        owner, applied, when = self._applied.get(key, ("", "", -math.inf))
+        if (owner, applied) == (owner_uid, ABSENT) and time.monotonic() < when + TRUSTED:
+            return False
+        deleted = False
+        with contextlib.suppress(NotFound):
+            actual = await self._api.get(KINDS[key.kind], key.namespace, key.name)
+            if owned_by(actual, owner_uid):
+                log.info("deleting", extra={"object": str(key)})
+                await self._api.delete(KINDS[key.kind], key.namespace, key.name, actual["metadata"]["uid"])
+                deleted = True
+        self._applied[key] = (owner_uid, ABSENT, time.monotonic())
+        return deleted
 
     def forget(self, owner_uid: str) -> None:
         """The owner is gone."""

@@ -43,6 +43,10 @@ SECRET = Kind("", "v1", "secrets", "Secret")
 CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap")
 PERSISTENT_VOLUME_CLAIM = Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 NAMESPACE = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
+NETWORK_POLICY = Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+INGRESS = Kind("networking.k8s.io", "v1", "ingresses", "Ingress")
+HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+GATEWAY = Kind("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 EVENT = Kind("events.k8s.io", "v1", "events", "Event")
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 VALIDATING_WEBHOOK = Kind(
@@ -57,7 +61,7 @@ KINDS = {
     kind.kind: kind
     for kind in (
         WORKER, REALM, CLAIM, DEPLOYMENT, STATEFULSET, DISRUPTION_BUDGET, POD, SERVICE, SERVICE_ACCOUNT, SECRET, CONFIG_MAP,
-        NAMESPACE, EVENT, LEASE, VALIDATING_WEBHOOK,
+        NAMESPACE, EVENT, LEASE, VALIDATING_WEBHOOK, NETWORK_POLICY, INGRESS, HTTP_ROUTE, GATEWAY,
     )
 }  # fmt: skip
 

@@ -1,8 +1,10 @@
 """What the operator is told by its environment. The chart sets every one of these (charts/agentos)."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agentos_contracts.resource import GROUP
 
@@ -44,6 +46,10 @@ class Settings:
     """ValidatingWebhookConfiguration whose caBundle the operator keeps."""
     engine_environment: Mapping[str, str] = field(default_factory=dict)
     """Variables for every engine: where its traces go, and how many of them."""
+    operator_labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the operator's pods in its namespace, by which the engines' NetworkPolicies know them; empty: it is no pod."""
+    metrics_from: Sequence[Mapping[str, Any]] = ()
+    """NetworkPolicyPeers that read the engines' metrics."""
     log_level: str = "INFO"
     webhook_port: int = 9443
     health_port: int = 8080
@@ -70,5 +76,9 @@ class Settings:
             webhook_service=environ.get("AGENTOS_WEBHOOK_SERVICE", ""),
             webhook_configuration=environ.get("AGENTOS_WEBHOOK_CONFIGURATION", ""),
             engine_environment={name: environ[name] for name in ENGINE_VARIABLES if environ.get(name)},
+            operator_labels=dict(
+                label.split("=", 1) for label in environ.get("AGENTOS_OPERATOR_LABELS", "").split(",") if label
+            ),
+            metrics_from=json.loads(environ.get("AGENTOS_METRICS_FROM") or "[]"),
             log_level=environ.get("AGENTOS_LOG_LEVEL", "INFO"),
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from agentos_operator import api as module
-from agentos_operator.api import AlreadyExists, Api, ApiError, Conflict, FenceLost, NotFound
+from agentos_operator.api import AlreadyExists, Api, ApiError, Conflict, FenceLost, KindMissing, NotFound
 from agentos_operator.kinds import NAMESPACE, POD, REALM, WORKER
 from aiohttp import web
 from kubernetes.aio.client import ApiClient, Configuration
@@ -198,7 +198,7 @@ async def test_reading_needs_no_fence(server, kube):
 
 ERRORS = [
     ("not there", 404, "NotFound", NotFound),
-    ("not there, without a word", 404, "", NotFound),
+    ("no such kind", 404, "", KindMissing),
     ("name taken", 409, "AlreadyExists", AlreadyExists),
     ("written in between", 409, "Conflict", Conflict),
     ("invalid", 422, "Invalid", ApiError),

@@ -4,10 +4,10 @@ import copy
 from typing import Any
 
 import pytest
-from agentos_operator.api import ApiError, NotFound
+from agentos_operator.api import ApiError, KindMissing, NotFound
 from agentos_operator.apply import Applier, NotOurs, covers, merged
 from agentos_operator.cache import Cache
-from agentos_operator.kinds import DEPLOYMENT, SECRET, key_of
+from agentos_operator.kinds import DEPLOYMENT, NETWORK_POLICY, SECRET, Key, key_of
 from agentos_operator.plan.objects.metadata import seal
 
 OWNER = "owner-uid"
@@ -357,3 +357,51 @@ def test_the_number_that_is_taken_back_is_nobody_elses_any_more():
 
 def test_a_number_that_is_left_alone_stays_its_setters():
     assert "managedFields" not in merged(scaled(3, "replicas 1"), scaled(3, "replicas 1"))["metadata"]
+
+
+# --- Taking away ---
+
+POLICY = Key("NetworkPolicy", "team", "agentos-engine")
+
+
+def policy(owner: str = OWNER) -> dict:
+    metadata = {
+        "name": POLICY.name,
+        "namespace": POLICY.namespace,
+        "ownerReferences": [{"kind": "Realm", "name": "prod", "uid": owner, "controller": True}],
+    }
+    return {"apiVersion": "networking.k8s.io/v1", "kind": POLICY.kind, "metadata": metadata}
+
+
+async def test_what_is_not_wanted_any_more_is_deleted(api, applier):
+    api.seed(policy())
+    assert await applier.remove(POLICY, OWNER)
+    assert api.objects == {}
+
+
+async def test_somebody_elses_object_of_that_name_stays(api, applier):
+    api.seed(policy("another"))
+    assert not await applier.remove(POLICY, OWNER)
+    assert api.writes == []
+
+
+@pytest.mark.parametrize(
+    "answer", [None, KindMissing(404, "", "404 page not found")], ids=["no object", "no such kind"]
+)
+async def test_what_is_not_there_costs_one_look_and_no_write(api, applier, clock, answer):
+    if answer is not None:
+        api.fail["get", POLICY.kind, POLICY.name] = answer
+    for _ in range(3):
+        assert not await applier.remove(POLICY, OWNER)
+    assert (len(api.reads), api.writes) == (1, [])
+    clock.now += 31
+    await applier.remove(POLICY, OWNER)
+    assert len(api.reads) == 2
+
+
+async def test_what_was_taken_away_is_made_again_at_once(api, applier):
+    wanted = seal(policy())
+    assert await applier.ensure(wanted, OWNER)
+    assert await applier.remove(POLICY, OWNER)
+    assert await applier.ensure(wanted, OWNER)
+    assert api.find(NETWORK_POLICY, "team", POLICY.name) is not None

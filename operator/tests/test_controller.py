@@ -378,6 +378,8 @@ async def test_a_new_realm_has_its_api_key_before_the_engine_that_reads_it(happe
     assert made == [
         ("Namespace", "team"),
         ("Secret", "agentos-api-key"),
+        ("NetworkPolicy", "agentos-engine"),
+        ("NetworkPolicy", "agentos-workers"),
         ("ServiceAccount", "agentos-engine"),
         ("Service", "agentos-engine"),
         ("StatefulSet", "agentos-engine"),

@@ -57,6 +57,11 @@ def condition(answer: RealmPlan, kind: str) -> dict:
     return next((c for c in answer.status["conditions"] if c["type"] == kind), {})
 
 
+def child(answer: RealmPlan, kind: str) -> dict:
+    (found,) = (each for each in answer.children if each["kind"] == kind)
+    return found
+
+
 def waiting(reason: str, **status: Any) -> dict:
     told = [{"image": "agentos:1", "ready": False, "state": {"waiting": {"reason": reason}}} | status]
     metadata = {"name": "agentos-engine-0", "namespace": "team", "uid": "p", "creationTimestamp": EARLIER}
@@ -68,6 +73,36 @@ UNSCHEDULABLE = waiting("")
 UNSCHEDULABLE["status"]["conditions"] = [
     {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient memory"}
 ]
+BY_INGRESS = {
+    "http": {
+        "expose": {
+            "type": "Ingress",
+            "host": "team.example.org",
+            "path": "/api",
+            "ingress": {"className": "public", "tlsSecretName": "team-tls", "annotations": {"example.org/a": "b"}},
+        }
+    }
+}
+BY_GATEWAY = {
+    "http": {
+        "expose": {
+            "type": "Gateway",
+            "host": "team.example.org",
+            "gateway": {"name": "public", "namespace": "edge", "sectionName": "https"},
+        }
+    }
+}
+GATEWAY = {"spec": {"listeners": [{"name": "http", "protocol": "HTTP"}, {"name": "https", "protocol": "HTTPS"}]}}
+
+
+def route(**conditions: str) -> dict:
+    told = [
+        {"type": kind, "status": value, "reason": "Told", "message": f"{kind} is {value}"}
+        for kind, value in conditions.items()
+    ]
+    return {"status": {"parents": [{"conditions": told}]}}
+
+
 NO_ENGINE = {"statefulset": None, "linked": False}
 TABLE = [
     ("namespace is its own", {}, "NamespaceReady", True, reasons.NAMESPACE_READY, None),
@@ -196,6 +231,58 @@ TABLE = [
         reasons.ENGINE_UNREACHABLE,
         "the operator cannot reach the engine at agentos-engine.team.svc:49134; look at the engine's logs",
     ),
+    ("REST stays inside", {}, "Exposed", True, reasons.NOT_EXPOSED, None),
+    ("expose says None", {"spec": {"http": {"expose": {"type": "None"}}}}, "Exposed", True, reasons.NOT_EXPOSED, None),
+    ("namespace is another's", {"rival": "old"}, "Exposed", False, reasons.NOT_STARTED, None),
+    (
+        "Ingress is served",
+        {"spec": BY_INGRESS, "exposed": {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}},
+        "Exposed",
+        True,
+        reasons.EXPOSED,
+        "https://team.example.org/api",
+    ),
+    (
+        "Ingress is not served yet",
+        {"spec": BY_INGRESS, "exposed": {"status": {"loadBalancer": {}}}},
+        "Exposed",
+        True,
+        reasons.ADDRESS_PENDING,
+        "no controller has told yet that it serves the Ingress (IngressClass public)",
+    ),
+    (
+        "route is taken",
+        {"spec": BY_GATEWAY, "exposed": route(Accepted="True", ResolvedRefs="True"), "gateway": GATEWAY},
+        "Exposed",
+        True,
+        reasons.EXPOSED,
+        "https://team.example.org/",
+    ),
+    (
+        "route is refused",
+        {"spec": BY_GATEWAY, "exposed": route(Accepted="False", ResolvedRefs="True")},
+        "Exposed",
+        False,
+        reasons.ROUTE_REFUSED,
+        "Gateway edge/public does not take the HTTPRoute: Told: Accepted is False",
+    ),
+    (
+        "no controller for the Gateway",
+        {"spec": BY_GATEWAY},
+        "Exposed",
+        True,
+        reasons.ADDRESS_PENDING,
+        "no controller has told yet that it serves the HTTPRoute (Gateway edge/public)",
+    ),
+    (
+        "no Gateway API",
+        {"spec": BY_GATEWAY, "gateway_api": False},
+        "Exposed",
+        False,
+        reasons.GATEWAY_API_MISSING,
+        "the cluster has no HTTPRoutes: install the Gateway API's CRDs and a controller, or set spec.http.expose.type to "
+        "Ingress",
+    ),
     (
         "link never up, with its error",
         {"linked": False, "down_for": 20.0, "link_error": "the engine refused the operator: unknown key"},
@@ -224,9 +311,10 @@ def test_the_table_above_has_just_the_documented_reasons():
     assert {(row[2], row[4].name) for row in TABLE} == documented
 
 
-def test_a_healthy_realm_has_account_service_and_engine():
+def test_a_healthy_realm_has_network_policies_account_service_and_engine():
     answer = plan(snapshot())
-    assert [child["kind"] for child in answer.children] == ["ServiceAccount", "Service", "StatefulSet"]
+    kinds = [child["kind"] for child in answer.children]
+    assert kinds == ["NetworkPolicy", "NetworkPolicy", "ServiceAccount", "Service", "StatefulSet"]
     assert condition(answer, "Ready")["status"] == "True"
     assert answer.namespace is None
 
@@ -356,7 +444,7 @@ def test_no_key_is_made_in_a_namespace_that_the_realm_cannot_have():
 
 
 def test_the_console_of_an_engine_is_reached_from_inside_its_pod_only():
-    service = plan(snapshot()).children[1]
+    service = child(plan(snapshot()), "Service")
     (container,) = engine_of()["template"]["spec"]["containers"]
     offered = [port["port"] for port in service["spec"]["ports"]] + [
         port["containerPort"] for port in container["ports"]
@@ -407,8 +495,8 @@ def test_the_engine_passes_pod_security_restricted():
 
 
 def test_the_service_finds_only_this_realms_engine_by_the_ports_names():
-    service = plan(snapshot()).children[1]
-    template = plan(snapshot()).children[2]["spec"]["template"]
+    service = child(plan(snapshot()), "Service")
+    template = child(plan(snapshot()), "StatefulSet")["spec"]["template"]
     assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
     names = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
     assert {port["targetPort"]: port["port"] for port in service["spec"]["ports"]} == names

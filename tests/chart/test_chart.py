@@ -35,6 +35,9 @@ EVERY_VALUE_CHANGED = {
         "dashboard": {"enabled": True, "labels": {"example.org/dashboard": "yes"}},
     },
     "tracing": {"otlpEndpoint": "http://collector.observability:4318", "ratio": 0.5},
+    "networkPolicy": {
+        "metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}, "namespaceSelector": {}}]
+    },
     "logLevel": "debug",
     "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"cpu": "1.5", "memory": "1Gi"}},
     "priorityClassName": "system-cluster-critical",
@@ -62,6 +65,10 @@ CLUSTER_RIGHTS: dict[Right, set[str]] = {
     ("policy", "poddisruptionbudgets", None): {"get", "list", "watch", "create", "update", "delete"},
     ("", "services", None): {"get", "create", "update"},
     ("", "serviceaccounts", None): {"get", "create", "update"},
+    ("networking.k8s.io", "networkpolicies", None): {"get", "create", "update", "delete"},
+    ("networking.k8s.io", "ingresses", None): {"get", "create", "update", "delete"},
+    ("gateway.networking.k8s.io", "httproutes", None): {"get", "create", "update", "delete"},
+    ("gateway.networking.k8s.io", "gateways", None): {"get"},
     ("", "secrets", None): {"get", "create", "update"},
     ("", "namespaces", None): {"get", "create", "patch"},
     ("", "pods", None): {"get", "list", "watch"},
@@ -243,6 +250,8 @@ def test_the_operator_is_told_everything_by_its_environment(chart: Helm) -> None
         "AGENTOS_WEBHOOK_CONFIGURATION": "agentos",
         "AGENTOS_OTLP_ENDPOINT": "",
         "AGENTOS_TRACE_RATIO": "0.01",
+        "AGENTOS_OPERATOR_LABELS": "app.kubernetes.io/name=agentos-operator,app.kubernetes.io/instance=agentos",
+        "AGENTOS_METRICS_FROM": '[{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"monitoring"}}}]',
         "AGENTOS_LOG_LEVEL": "INFO",
     }
 
@@ -280,6 +289,7 @@ def test_every_value_reaches_the_pod(chart: Helm) -> None:
         "AGENTOS_OTLP_ENDPOINT": "http://collector.observability:4318",
         "AGENTOS_TRACE_RATIO": "0.5",
     }
+    assert list(Settings.from_environment(told).metrics_from) == EVERY_VALUE_CHANGED["networkPolicy"]["metricsFrom"]
     for labelled in [*objects, template]:
         assert labelled["metadata"]["labels"]["example.org/team"] == "platform"
         assert labelled["metadata"]["labels"]["app.kubernetes.io/name"] == "agentos-operator"
@@ -308,6 +318,14 @@ def test_service_ports_and_probes_meet_the_ports_of_the_container(chart: Helm) -
     for selector in (service["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"]):
         assert selector
         assert selector.items() <= labels.items()
+
+
+def test_the_operator_knows_the_labels_by_which_network_policies_let_it_reach_engines(chart: Helm) -> None:
+    objects = chart.render(EVERY_VALUE_CHANGED, release="staging")
+    labels = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    told = Settings.from_environment(environment(objects)).operator_labels
+    assert told == {"app.kubernetes.io/name": "agentos-operator", "app.kubernetes.io/instance": "staging"}
+    assert told.items() <= labels.items()
 
 
 # --- rights
@@ -468,7 +486,7 @@ def test_every_value_has_a_comment_a_schema_entry_and_a_row_in_the_readme() -> N
     assert set(EVERY_VALUE_CHANGED) == set(defaults)
 
 
-GROUPS = ("image", "defaultRealm", "tracing", "metrics", "serviceMonitor", "rules", "dashboard")
+GROUPS = ("image", "defaultRealm", "tracing", "networkPolicy", "metrics", "serviceMonitor", "rules", "dashboard")
 
 
 def _paths(defaults: dict, schema: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

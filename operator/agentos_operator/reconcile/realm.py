@@ -1,18 +1,34 @@
 """One pass over a Realm."""
 
+import contextlib
 from datetime import UTC, datetime
 
+from agentos_contracts.reasons import ADDRESS_PENDING, RealmCondition
 from agentos_contracts.validation import validate_realm
 from agentos_contracts.worker import ENGINE_NAME
 
-from ..api import AlreadyExists, ApiError, NotFound
+from ..api import AlreadyExists, ApiError, KindMissing, NotFound
 from ..apply import NotOurs
 from ..keys import new_api_key
-from ..kinds import NAMESPACE, PERSISTENT_VOLUME_CLAIM, POD, REALM, STATEFULSET, WORKER, Key, Object, owned_by
+from ..kinds import (
+    GATEWAY,
+    HTTP_ROUTE,
+    INGRESS,
+    NAMESPACE,
+    PERSISTENT_VOLUME_CLAIM,
+    POD,
+    REALM,
+    STATEFULSET,
+    WORKER,
+    Key,
+    Object,
+    owned_by,
+)
 from ..metrics import OBJECTS_WRITTEN
 from ..plan import realm as planner
-from ..plan.conditions import is_true
-from ..settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
+from ..plan.conditions import condition_of, is_true
+from ..plan.objects.exposure import exposure
+from ..settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL, Settings
 from ..status import refused
 from .context import REFUSED_RETRY, Context
 
@@ -39,6 +55,8 @@ async def reconcile(context: Context, key: Key) -> None:
         for child in plan.children:
             if await context.applier.ensure(child, realm["metadata"]["uid"]):
                 OBJECTS_WRITTEN.labels(child["kind"]).inc()
+        for absent in plan.absent:
+            await context.applier.remove(absent, realm["metadata"]["uid"])
         if plan.children:
             await context.links.keep(realm)
     except NotOurs as error:
@@ -57,8 +75,8 @@ async def reconcile(context: Context, key: Key) -> None:
         # Namespaces are not watched, and what was made in this one goes with it.
         context.applier.forget(realm["metadata"]["uid"])
         context.queue.add(key, TERMINATING_RETRY)
-    elif not is_true({"status": status}, "Ready"):
-        # What is not watched (its ServiceAccount, its Service) may be what is missing.
+    elif not is_true({"status": status}, "Ready") or _waits_for_address(status):
+        # What is not watched (its ServiceAccount, its Service, its Ingress) may be what is missing.
         context.queue.add(key, UNREADY_RETRY)
     if not snapshot.linked and snapshot.down_for < snapshot.grace:
         context.queue.add(key, snapshot.grace - snapshot.down_for + 0.1)
@@ -77,6 +95,7 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
     link = context.links.get(name)
     engine_ready = bool((statefulset or {}).get("status", {}).get("readyReplicas"))
     stored = realm["spec"].get("engine", {}).get("storage")
+    exposed, gateway, gateway_api = await _exposed(context, realm)
     return planner.RealmInput(
         realm=realm,
         now=datetime.now(UTC),
@@ -98,8 +117,50 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
         image=context.settings.image,
         verify_keys=context.signing_key.verify_key,
         engine_environment=context.settings.engine_environment,
+        operator_peers=_operator_peers(context.settings),
+        metrics_peers=context.settings.metrics_from,
+        exposed=exposed,
+        gateway=gateway,
+        gateway_api=gateway_api,
         grace=context.settings.engine_grace,
     )
+
+
+def _operator_peers(settings: Settings) -> list[Object] | None:
+    """How NetworkPolicies know the operator's pods; None when it is none."""
+    if not settings.operator_labels:
+        return None
+    namespace = {"kubernetes.io/metadata.name": settings.namespace}
+    pods = {"matchLabels": dict(settings.operator_labels)}
+    return [{"namespaceSelector": {"matchLabels": namespace}, "podSelector": pods}]
+
+
+async def _exposed(context: Context, realm: Object) -> tuple[Object | None, Object | None, bool]:
+    """The Ingress or HTTPRoute as it is, the route's Gateway as far as it may be read, and whether there are HTTPRoutes at all.
+
+    None of these kinds is watched: the Gateway API need not be there.
+    """
+    expose, own = exposure(realm), realm["spec"]["namespace"]
+    if not expose:
+        return None, None, True
+    by_route = expose["type"] == "Gateway"
+    route = gateway = None
+    try:
+        route = await context.api.get(HTTP_ROUTE if by_route else INGRESS, own, ENGINE_NAME)
+    except KindMissing:
+        return None, None, False
+    except NotFound:
+        pass
+    if by_route and "gateway" in expose:
+        with contextlib.suppress(ApiError):
+            gateway = await context.api.get(
+                GATEWAY, expose["gateway"].get("namespace") or own, expose["gateway"]["name"]
+            )
+    return route, gateway, True
+
+
+def _waits_for_address(status: Object) -> bool:
+    return condition_of({"status": status}, RealmCondition.EXPOSED).get("reason") == ADDRESS_PENDING.name
 
 
 def _rival(context: Context, realm: Object) -> str:

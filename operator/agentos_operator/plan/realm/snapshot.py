@@ -7,7 +7,7 @@ from typing import Any
 
 from agentos_contracts.findings import Finding
 
-from ...kinds import Object
+from ...kinds import Key, Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,27 @@ class RealmInput:
     grace: float
     engine_environment: Mapping[str, str] = field(default_factory=dict)
     """More variables of the engine's container."""
+    operator_peers: Sequence[Mapping[str, Any]] | None = None
+    """How NetworkPolicies know the operator's pods; None: it runs outside the cluster."""
+    metrics_peers: Sequence[Mapping[str, Any]] = ()
+    """Who reads the engine's metrics, for its NetworkPolicy."""
+    exposed: Object | None = None
+    """The Ingress or HTTPRoute as it is, where the Realm asks for one."""
+    gateway: Object | None = None
+    """The Gateway that the HTTPRoute is attached to, where it can be read."""
+    gateway_api: bool = True
+    """Whether the cluster serves HTTPRoutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class RealmPlan:
-    """The answer: ``namespace`` to make or to label (None: leave it), the Secret for a key to be made once, the status."""
+    """The answer: ``namespace`` to make or to label (None: leave it), the Secret for a key to be made once, the status.
+
+    ``children`` are to be there as they stand, ``absent`` are not to be there.
+    """
 
     namespace: Object | None
     api_key: Object | None
     children: tuple[Object, ...]
+    absent: tuple[Key, ...]
     status: dict[str, Any]

@@ -6,6 +6,7 @@ from ...settings import BUS_PORT, HTTP_PORT
 from ..conditions import Verdict, build_conditions, is_true
 from ..objects.engine import http_auth
 from ..objects.metadata import engine_host
+from .exposed import address
 from .snapshot import RealmInput
 
 
@@ -30,4 +31,5 @@ def status(i: RealmInput, verdicts: dict[str, Verdict]) -> dict[str, Any]:
             "httpAuth": http_auth(i.realm)["auth"],
             "connections": i.connections,
         },
+        "http": {"url": address(i)},
     }
