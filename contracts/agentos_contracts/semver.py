@@ -15,11 +15,16 @@ from agentos_contracts.findings import shown
 MAX_RANGE_LENGTH = 256
 MAX_VERSION_LENGTH = 256
 
-_NUMBER = r"0|[1-9][0-9]{0,17}"
+MAX_COMPARATORS = 32
+"""Most parts of one range in Rust's crate."""
+_LARGEST_NUMBER = 2**64 - 1
+
+_NUMBER = r"0|[1-9][0-9]{0,19}"
+_IDENTIFIERS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
 _COMPARATOR = re.compile(
     r"(?P<operator>=|>=|<=|>|<|~|\^)? *"
-    rf"(?P<major>{_NUMBER})(?:\.(?P<minor>{_NUMBER}|[*xX])(?:\.(?P<patch>{_NUMBER}|[*xX])"
-    r"(?P<pre>-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?)?)?",
+    rf"(?P<major>{_NUMBER})(?:\.(?P<minor>{_NUMBER}|[*xX])(?:\.(?:(?P<wild>[*xX])|(?P<patch>{_NUMBER})"
+    rf"(?P<pre>-{_IDENTIFIERS})?(?:\+{_IDENTIFIERS})?))?)?",
 )
 
 
@@ -80,7 +85,10 @@ class Range:
             raise RangeError(f"a version range has at most {MAX_RANGE_LENGTH} characters; write one such as '^1.2'")
         if text.strip(" ") in {"*", "x", "X"}:
             return cls(text, ())
-        return cls(text, tuple(_comparator(part.strip(" "), text) for part in text.split(",")))
+        parts = text.split(",")
+        if len(parts) > MAX_COMPARATORS:
+            raise RangeError(f"a version range has at most {MAX_COMPARATORS} parts; write one such as '>=1, <2'")
+        return cls(text, tuple(_comparator(part.strip(" "), text) for part in parts))
 
     def contains(self, version_text: str) -> bool:
         """True when the version is in the range.
@@ -94,6 +102,11 @@ class Range:
         release = (version.major, version.minor, version.patch)
         return not version.prerelease or any(comparator.pre_of == release for comparator in self._comparators)
 
+    @property
+    def names_pre_release(self) -> bool:
+        """True when a part of the range names a pre-release, such as ``^1.0.0-rc.1``."""
+        return any(comparator.pre_of is not None for comparator in self._comparators)
+
     def __str__(self) -> str:
         return self.text
 
@@ -106,9 +119,12 @@ def _comparator(text: str, whole: str) -> _Comparator:
     major = int(matched["major"])
     minor = _number(matched["minor"])
     patch = _number(matched["patch"])
+    if max(major, minor or 0, patch or 0) > _LARGEST_NUMBER:
+        raise RangeError(_fault(text, whole))
     if minor is None and patch is not None:
         raise RangeError(f"{whole!a} has a number after a wildcard; write a range such as '1.*'")
-    if matched["operator"] is None and "*" in text.lower().replace("x", "*"):
+    wildcard = matched["wild"] is not None or (matched["minor"] is not None and minor is None)
+    if matched["operator"] is None and wildcard:
         operator = "="
     named = f"{major}.{minor or 0}.{patch or 0}{matched['pre'] or ''}"
     try:

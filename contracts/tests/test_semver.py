@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import pytest
 from agentos_contracts.semver import Range, RangeError, VersionError, parse_version
 from hypothesis import given
@@ -80,3 +83,25 @@ def test_any_text_is_a_range_or_a_range_error(text):
 def test_a_bad_version_says_how_a_good_one_looks(text):
     with pytest.raises(VersionError, match=r"write three numbers such as '1\.2\.3'"):
         parse_version(text)
+
+
+CRATE = json.loads(Path(__file__).with_name("semver_crate.json").read_text())
+"""What Rust's ``semver`` crate says of ranges: ``!`` when it refuses one, else 1 or 0 for each of the versions."""
+
+
+def test_ranges_are_read_as_by_the_crate():
+    for text, answers in CRATE["ranges"].items():
+        try:
+            wanted = Range.parse(text)
+        except RangeError:
+            assert answers == "!", text
+        else:
+            assert "".join(str(int(wanted.contains(version))) for version in CRATE["versions"]) == answers, text
+    assert sum(answers != "!" for answers in CRATE["ranges"].values()) > 100
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [("^1.2.3-rc.1", True), (">=1, <2.0.0-0", True), ("^1.2", False), ("*", False)]
+)
+def test_a_range_knows_whether_it_names_a_pre_release(text, names):
+    assert Range.parse(text).names_pre_release is names
