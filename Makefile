@@ -48,6 +48,7 @@ docs: setup ## write the generated docs pages
 	@$(PY) -m agentos_contracts.reasons > docs/conditions.md
 	$(PY) -m tests.compat_table
 	$(PY) -m tests.metrics_page
+	$(PY) -m tests.manifest_page
 
 screenshots: setup ## take the pictures of docs/console.md anew
 	@AGENTOS_SCREENSHOTS=1 $(PY) -m pytest -q tests/browser/test_screenshots.py

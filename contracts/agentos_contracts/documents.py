@@ -1,15 +1,17 @@
 """YAML text as plain values with line numbers: bounded, without surprises, and every fault a finding.
 
 Scalars are read as ``iii`` reads them (YAML 1.2) or, for resources, as ``kubectl`` does (YAML 1.1, where ``yes`` is a
-boolean). Dates stay texts. The values are those of JSON.
+boolean). Dates and times stay texts. The values are those of JSON.
 """
 
+import math
 import re
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MantissaNoDotYAML1_1Warning, MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from agentos_contracts.findings import Finding, error, shown
@@ -112,10 +114,27 @@ class _Reader:
         if isinstance(node, SequenceNode) and tag == f"{_TAG}seq":
             return [self.value(item, depth + 1) for item in node.value]
         if isinstance(node, ScalarNode) and tag in {f"{_TAG}{name}" for name in ("null", "bool", "int", "float")}:
-            return self._constructor.construct_object(node)
+            return self._scalar(node, line)
         if isinstance(node, ScalarNode) and tag in {f"{_TAG}{name}" for name in ("str", "timestamp", "value")}:
             return node.value
         raise _Refused(error("", "UnknownTag", f"the tag {shown(tag)} is not allowed; remove it", line))
+
+    def _scalar(self, node: ScalarNode, line: int) -> Any:
+        if ":" in node.value:  # 12:30, a number to base 60 in YAML 1.1 alone; kubectl takes it for a text
+            return node.value
+        try:
+            with warnings.catch_warnings():  # of 1e3 in YAML 1.1, which kubectl takes
+                warnings.simplefilter("ignore", MantissaNoDotYAML1_1Warning)
+                scalar = self._constructor.construct_object(node)
+        except (ValueError, LookupError, TypeError):
+            words = (
+                f"{shown(node.value)} is not a {str(node.tag).removeprefix(_TAG)} that can be read; put it in quotes"
+            )
+            raise _Refused(error("", "NotYAML", words, line)) from None
+        if isinstance(scalar, float) and not math.isfinite(scalar):
+            words = f"{shown(node.value)} is a number that JSON does not have; put it in quotes"
+            raise _Refused(error("", "NotJSON", words, line))
+        return scalar
 
     def _mapping(self, node: MappingNode, depth: int) -> dict[str, Any]:
         merged: dict[str, Any] = {}

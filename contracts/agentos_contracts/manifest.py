@@ -1,9 +1,11 @@
 """The worker's manifest, ``iii.worker.yaml``: its model, reading it from text, and everything that is wrong with it.
 
-The file has two shapes (for the registry and for running) and four readers with different rules
-(iii 0.11 to 0.23). What every reader refuses is an error; what only some refuse is a warning.
+The file has two shapes, for the registry and for running, and four readers with different rules: ``iii worker add`` of
+0.11 and of 0.23, worker-compose, and the registry's CI. What none of them knows, what all that read it refuse, and what
+cannot run in a cluster is an error; what only some refuse is a warning. ``docs/manifest.md`` has it rule by rule.
 """
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -46,6 +48,13 @@ _BASE_IMAGE = re.compile(r"[A-Za-z0-9._/:@+-]+")
 _KINDS = ("typescript", "javascript", "bun", "python", "rust")
 _REGISTRY_LANGUAGES = ("rust", "node", "python")
 _NODE_PACKAGE_MANAGERS = ("npm", "yarn", "pnpm", "bun")
+
+_REGISTRY_FIELDS = ("language", "manifest")
+"""What the registry needs besides the name and ``deploy``."""
+_BUNDLE_MOST = {"cpus": 4, "memory": 4096}
+"""Most that iii gives to a published bundle."""
+_NEVER_THERE = FORBIDDEN_NAMES - BUILT_IN_WORKERS
+"""Names that no Worker may have and that the engine does not have either."""
 
 NOT_A_NAME = "is not a name of a worker; use letters, digits, '.', '_' and '-', such as my-worker"
 _FORBIDDEN_LIST = ", ".join(cel_text(name) for name in sorted(FORBIDDEN_NAMES))
@@ -197,7 +206,19 @@ def validate_manifest(manifest: object, path: str = "spec.manifest") -> list[Fin
     found += _runtime_findings(manifest, path)
     found += dependency_findings(manifest.get("dependencies"), at(path, "dependencies"), manifest.get("name"))
     found += _env_findings(manifest.get("env"), at(path, "env"))
+    found += _resource_findings(manifest, path)
     return found
+
+
+def size_findings(manifest: object, path: str) -> list[Finding]:
+    """Return a finding when an inline manifest has more bytes, as JSON, than the text of one may have."""
+    try:
+        size = len(json.dumps(manifest, ensure_ascii=False, separators=(",", ":")).encode(errors="replace"))
+    except (TypeError, ValueError, RecursionError):  # no JSON at all: the models' to report
+        return []
+    if size <= MAX_MANIFEST_BYTES:
+        return []
+    return [error(path, "TooLarge", f"has {size} bytes, more than the {MAX_MANIFEST_BYTES} that are allowed")]
 
 
 def dependency_findings(dependencies: object, path: str, own_name: object) -> list[Finding]:
@@ -213,11 +234,18 @@ def dependency_findings(dependencies: object, path: str, own_name: object) -> li
             found.append(error(where, "InvalidName", _name_fault(name)))
         elif name == own_name:
             found.append(error(where, "DependsOnItself", f"{name} cannot depend on itself; remove the line"))
+        elif name in _NEVER_THERE:
+            message = f"{name} belongs to the engine, which has no worker of that name here; remove the line"
+            found.append(error(where, "NeverThere", message))
         if isinstance(text, str) and len(text) <= 256:
             try:
-                Range.parse(text)
+                wanted = Range.parse(text)
             except RangeError as problem:
                 found.append(error(where, "InvalidRange", str(problem)))
+            else:
+                if wanted.names_pre_release:
+                    message = f"{text!a} names a pre-release, and iii's public registry resolves stable versions only"
+                    found.append(warning(where, "RefusedBySome", message))
     return found
 
 
@@ -281,9 +309,31 @@ def _registry_findings(manifest: dict[str, Any], path: str) -> list[Finding]:
     elif isinstance(language, str) and language not in _REGISTRY_LANGUAGES:
         message = f"{language[:60]!a} is refused by the registry, which takes {', '.join(_REGISTRY_LANGUAGES)}"
         found.append(warning(at(path, "language"), "RefusedBySome", message))
+    if manifest.get("deploy") is not None:
+        found += [
+            warning(at(path, field), "RefusedBySome", f"the registry needs the field {field} beside deploy; add it")
+            for field in _REGISTRY_FIELDS
+            if manifest.get(field) is None
+        ]
     if manifest.get("deploy") == "bundle":
         found += _bundle_findings(manifest, path)
+    else:
+        found += _start_findings(manifest, path)
     return found
+
+
+def _start_findings(manifest: dict[str, Any], path: str) -> list[Finding]:
+    """Return a finding for the shape for running without a start that iii 0.23 would have or could infer."""
+    runtime, scripts = (
+        part if isinstance(part, dict) else {} for part in (manifest.get("runtime"), manifest.get("scripts"))
+    )
+    if not (runtime or scripts) or manifest.get("deploy") is not None or scripts.get("start") is not None:
+        return []
+    kind = runtime.get("kind") or runtime.get("language") or manifest.get("language")
+    if kind is not None and (kind == "rust" or runtime.get("entry") is not None or manifest.get("entry") is not None):
+        return []
+    message = "iii worker add of 0.23 needs scripts.start; without it the image's own entrypoint runs here"
+    return [warning(at(path, "scripts.start"), "RefusedBySome", message)]
 
 
 def _bundle_findings(manifest: dict[str, Any], path: str) -> list[Finding]:
@@ -323,6 +373,19 @@ def _runtime_findings(manifest: dict[str, Any], path: str) -> list[Finding]:
     if kind == "typescript" and isinstance(manager, str) and manager not in _NODE_PACKAGE_MANAGERS:
         message = f"must be one of {', '.join(_NODE_PACKAGE_MANAGERS)}; got {manager[:60]!a}"
         found.append(error(at(where, "package_manager"), "InvalidValue", message))
+    return found
+
+
+def _resource_findings(manifest: dict[str, Any], path: str) -> list[Finding]:
+    resources = manifest.get("resources")
+    if manifest.get("deploy") != "bundle" or not isinstance(resources, dict):
+        return []
+    found: list[Finding] = []
+    for field, most in _BUNDLE_MOST.items():
+        value = resources.get(field)
+        if isinstance(value, int) and not isinstance(value, bool) and value > most:
+            message = f"iii gives a published bundle at most {most}; here it gets {shown(str(value))}"
+            found.append(warning(at(path, f"resources.{field}"), "Clamped", message))
     return found
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from agentos_contracts.exposure import expose_findings
 from agentos_contracts.findings import MAX_DEPTH, Finding, error, shown, too_deep, warning
 from agentos_contracts.grants import MAX_SCOPE_LENGTH, SCOPE_REGEX, scope_matches
-from agentos_contracts.manifest import dependency_findings, validate_manifest, version_findings
+from agentos_contracts.manifest import dependency_findings, size_findings, validate_manifest, version_findings
 from agentos_contracts.model_findings import at, described, model_findings, unknown_field
 from agentos_contracts.network import network_findings
 from agentos_contracts.patterns import RESERVED_SEGMENTS, Pattern, PatternError, called_pattern, reserved_by
@@ -75,6 +75,7 @@ def validate_worker(resource: object) -> list[Finding]:
     if (manifest is None) == (spec.get("manifestFrom") is None):
         found.append(error("spec", "ExactlyOne", EXACTLY_ONE_MANIFEST))
     if manifest is not None:
+        found += size_findings(manifest, "spec.manifest")
         found += validate_manifest(manifest, "spec.manifest")
     found += _env_findings(spec.get("env"))
     found += _env_from_findings(spec.get("envFrom"))
@@ -201,14 +202,17 @@ def _pattern_findings(
 
 
 def image_findings(spec: dict[str, Any], manifest: dict[str, Any]) -> list[Finding]:
-    """Return a finding when neither the spec nor the manifest names an image."""
-    runtime = manifest.get("runtime")
-    if spec.get("image") is not None or (isinstance(runtime, dict) and runtime.get("base_image") is not None):
+    """Return a finding when neither the spec nor the manifest names an image that has the worker in it."""
+    if spec.get("image") is not None:
         return []
-    if manifest.get("deploy") == "binary":
-        message = "the manifest's deploy is binary, and a binary does not run in a pod by itself; set spec.image"
-    else:
-        message = "no image is named; set spec.image, or runtime.base_image in the manifest"
+    deploy = manifest.get("deploy")
+    if deploy in ("binary", "bundle"):
+        message = f"the manifest's deploy is {deploy}, and a {deploy} does not run in a pod by itself; set spec.image"
+        return [error("spec.image", "NoImage", message)]
+    runtime = manifest.get("runtime")
+    if isinstance(runtime, dict) and runtime.get("base_image") is not None:
+        return []
+    message = "no image is named; set spec.image, or runtime.base_image in the manifest"
     return [error("spec.image", "NoImage", message)]
 
 

@@ -33,6 +33,31 @@ def test_kubectl_reads_yes_as_a_boolean_and_iii_as_a_text():
     assert values("a: yes", yaml_version=(1, 1)) == [{"a": True}]
 
 
+@pytest.mark.parametrize(
+    ("text", "by_iii", "by_kubectl"),
+    [
+        ("yes", "yes", True),
+        ("off", "off", False),
+        ("010", 10, 8),
+        ("12:30:45", "12:30:45", "12:30:45"),
+        ("2026-01-02 03:04:05", "2026-01-02 03:04:05", "2026-01-02 03:04:05"),
+        ("1e3", 1000.0, 1000.0),
+        ("0x1f", 31, 31),
+        ("~", None, None),
+        ("!!str 5", "5", "5"),
+        ("'yes'", "yes", "yes"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_scalar_is_what_its_reader_takes_it_for(text, by_iii, by_kubectl):
+    assert values(f"a: {text}") == [{"a": by_iii}]
+    assert values(f"a: {text}", yaml_version=(1, 1)) == [{"a": by_kubectl}]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text():
+    assert values("\ufeffname: w") == [{"name": "w"}]
+
+
 def test_a_path_leads_to_its_line_and_an_unknown_one_to_the_nearest():
     (document,), _ = read_documents(
         "spec:\n  owns:\n    - a\n    - b\n  env: {A.B: 1}\n  manifest:\n    x: 1\n", max_bytes=LIMIT
@@ -66,6 +91,12 @@ def test_all_duplicate_keys_are_found_with_their_lines():
         ("a: x\n" + "#" * LIMIT, "TooLarge", None),
         ("a: \ud800", "NotText", None),
         ("<<: 5", "BadMerge", 1),
+        ("a: b\nc: .nan", "NotJSON", 2),
+        ("a: -.inf", "NotJSON", 1),
+        ("a: 1e999", "NotJSON", 1),
+        ("a: !!bool maybe", "NotYAML", 1),
+        ("a: !!int x", "NotYAML", 1),
+        ("a: 1\nb: " + "9" * 5000, "NotYAML", 2),
     ],
 )
 def test_what_cannot_be_read_is_one_finding(text, reason, line):

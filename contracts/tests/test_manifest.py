@@ -12,6 +12,7 @@ REGISTRY_SHAPE = {
     "tags": ["wasm"],
     "dependencies": {"memory": "^1.2"},
 }
+PUBLISHED = {"language": "python", "manifest": "pyproject.toml"}
 RUNTIME_SHAPE = {
     "name": "wasm-sandbox",
     "runtime": {"base_image": "python:3.13-slim"},
@@ -103,9 +104,12 @@ def test_a_name_that_only_the_registry_refuses_is_a_warning():
         ({"config": {"a": 1}}, "config: the field config is deprecated"),
         ({"entry": "main.py"}, "entry: the field entry is deprecated; use scripts.start"),
         ({"language": "python"}, "language: the field language is deprecated without deploy"),
-        ({"language": "typescript", "deploy": "image"}, "language: 'typescript' is refused by the registry"),
-        ({"deploy": "bundle", "scripts": {"start": "x"}}, "deploy: iii before 0.23 refuses bundle"),
-        ({"runtime": {"kind": "python"}}, "runtime.kind: the field kind is deprecated"),
+        (
+            {"language": "typescript", "deploy": "image", "manifest": "package.json"},
+            "language: 'typescript' is refused by the registry",
+        ),
+        ({**PUBLISHED, "deploy": "bundle", "scripts": {"start": "x"}}, "deploy: iii before 0.23 refuses bundle"),
+        ({"runtime": {"kind": "python"}, "scripts": {"start": "x"}}, "runtime.kind: the field kind is deprecated"),
         ({"iii": "v2"}, "iii: is v1 in every manifest"),
         ({"env": {"III_URL": "x"}}, "env[III_URL]: III_URL is set by the platform; the manifest's value is dropped"),
         ({"env": {"III_ENGINE_URL": "x"}}, "env[III_ENGINE_URL]: III_ENGINE_URL is set by the platform"),

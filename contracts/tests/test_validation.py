@@ -143,7 +143,10 @@ def test_exactly_one_of_manifest_and_manifest_from_is_set(changes):
         ({"image": "a b"}, "spec.image: 'a b' is not an image reference, such as ghcr.io/acme/my-worker:1.0.0"),
         ({"image": None}, "spec.image: no image is named; set spec.image, or runtime.base_image in the manifest"),
         (
-            {"image": None, "manifest": {"name": "w", "deploy": "binary"}},
+            {
+                "image": None,
+                "manifest": {"name": "w", "deploy": "binary", "language": "rust", "manifest": "Cargo.toml"},
+            },
             "spec.image: the manifest's deploy is binary, and a binary does not run in a pod by itself; set spec.image",
         ),
         (
@@ -228,8 +231,26 @@ def test_a_scope_that_another_covers_is_a_warning():
 
 
 def test_a_base_image_is_an_image():
-    manifest = {"name": "w", "deploy": "binary", "runtime": {"base_image": "python:3.13-slim"}}
+    manifest = {"name": "w", "runtime": {"base_image": "python:3.13-slim"}, "scripts": {"start": "python -m w"}}
     assert validate_worker(worker(image=None, manifest=manifest)) == []
+
+
+@pytest.mark.parametrize("deploy", ["binary", "bundle"])
+def test_a_base_image_has_no_binary_and_no_bundle_in_it(deploy):
+    manifest = {"name": "w", "deploy": deploy, "runtime": {"base_image": "debian:13"}, "scripts": {"start": "w"}}
+    (found,) = errors(validate_worker(worker(image=None, manifest=manifest)))
+    assert str(found) == (
+        f"spec.image: the manifest's deploy is {deploy}, and a {deploy} does not run in a pod by itself; set spec.image"
+    )
+
+
+def test_an_inline_manifest_is_as_large_as_a_text_at_most():
+    def sized(count):
+        return validate_worker(worker(manifest={"name": "w", "env": {f"A{n}": "ä" * 1000 for n in range(count)}}))
+
+    assert sized(32) == []
+    (found,) = sized(33)
+    assert str(found) == "spec.manifest: has 66307 bytes, more than the 65536 that are allowed"
 
 
 @pytest.mark.parametrize(
