@@ -131,7 +131,15 @@ DEPENDENCY_VERSION = Reason(
     outlook=Outlook.WAITING,
 )
 DEPENDENCY_NOT_READY = Reason(
-    "DependencyNotReady", "The Worker depended on is not Ready yet.", "Wait, or look at that Worker."
+    "DependencyNotReady",
+    "The Worker depended on is not Ready; the message says why, when waiting may not help.",
+    "Wait, or look at that Worker.",
+)
+DEPENDENCY_CYCLE = Reason(
+    "DependencyCycle",
+    "What the Worker depends on depends on this Worker in turn; the message has the whole way round.",
+    "Remove one of the dependencies that the message names.",
+    outlook=Outlook.STALLED,
 )
 # Worker: Available
 AVAILABLE = Reason("Available", "All wanted replicas are available.")
@@ -253,7 +261,13 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
     WorkerCondition.MANIFEST_VALID: (VALID, MANIFEST_INVALID, MANIFEST_NOT_FOUND),
     WorkerCondition.ENGINE_LINKED: (LINKED, NO_REALM, ENGINE_NOT_READY, ENGINE_UNREACHABLE),
     WorkerCondition.FUNCTIONS_CLAIMED: (CLAIMED, NOTHING_DECLARED, CLASH, CLAIM_PENDING),
-    WorkerCondition.DEPENDENCIES_READY: (SATISFIED, DEPENDENCY_MISSING, DEPENDENCY_VERSION, DEPENDENCY_NOT_READY),
+    WorkerCondition.DEPENDENCIES_READY: (
+        SATISFIED,
+        DEPENDENCY_MISSING,
+        DEPENDENCY_VERSION,
+        DEPENDENCY_NOT_READY,
+        DEPENDENCY_CYCLE,
+    ),
     WorkerCondition.AVAILABLE: (
         AVAILABLE,
         NOT_STARTED,

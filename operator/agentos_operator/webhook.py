@@ -17,6 +17,7 @@ from typing import Any
 
 import kopf
 from agentos_contracts.assign import patterns_of
+from agentos_contracts.dependencies import declared, shown_way, way_back
 from agentos_contracts.findings import MAX_DEPTH, Finding, errors, too_deep
 from agentos_contracts.findings import warnings as warnings_in
 from agentos_contracts.patterns import Pattern
@@ -133,6 +134,7 @@ class Webhook:
         warnings += [str(finding) for finding in warnings_in(findings)]
         if kind == WORKER.kind:
             warnings += self.clashes(resource)
+            warnings += self.cycle(resource)
         ADMISSIONS.labels(kind, "admitted").inc()
 
     def clashes(self, worker: Object) -> list[str]:
@@ -149,6 +151,23 @@ class Webhook:
                         "a pod, and takes over by itself when that one is deleted"
                     )
         return told
+
+    def cycle(self, worker: Object) -> list[str]:
+        """A warning when what the Worker depends on depends on it in turn, by what the resources say."""
+        metadata, (name, needed) = worker["metadata"], declared(worker)
+        if not needed:
+            return []
+        needs: dict[str, set[str]] = {}
+        for other in self._cache.all(WORKER, metadata.get("namespace", "")):
+            if other["metadata"]["name"] != metadata.get("name"):
+                other_name, others = declared(other)
+                needs.setdefault(other_name, set()).update(others)
+        way = way_back(name, needs | {name: needed})
+        if not way:
+            return []
+        return [
+            f"dependencies: {shown_way(way)} is a cycle: none of them can start before the others; remove one of these"
+        ]
 
 
 def refusal(found: list[Finding]) -> str:

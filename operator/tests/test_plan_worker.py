@@ -233,6 +233,22 @@ TABLE = [
         "needs memory ^1; Worker mem is not Ready yet",
     ),
     (
+        "in trouble",
+        depends(providers=[Dependency("mem", "memory", "1.4.0", ready=False, trouble="ManifestInvalid")]),
+        "DependenciesReady",
+        False,
+        reasons.DEPENDENCY_NOT_READY,
+        "needs memory ^1; Worker mem is not Ready: ManifestInvalid",
+    ),
+    (
+        "waits for this one",
+        depends(providers=[Dependency("mem", "memory", "1.4.0", ready=False, waits_for=frozenset({"wasm"}))]),
+        "DependenciesReady",
+        False,
+        reasons.DEPENDENCY_CYCLE,
+        "wasm → memory → wasm: each waits for the next, so none of them starts; remove one of these",
+    ),
+    (
         "one of two providers is ready",
         depends(providers=[Dependency("a", "memory", "1.0.0", ready=False), MEMORY]),
         "DependenciesReady",

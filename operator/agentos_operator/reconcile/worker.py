@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agentos_contracts.assign import patterns_of, unclaimable
-from agentos_contracts.dependencies import Dependency
+from agentos_contracts.dependencies import Dependency, declared, trouble
 from agentos_contracts.effective import Effective, effective
 from agentos_contracts.findings import Finding, errors
 from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest, read_manifest, validate_manifest
 from agentos_contracts.patterns import Pattern, claim_name
+from agentos_contracts.reasons import WorkerCondition
 from agentos_contracts.tokens import Identity, Role, issue
 from agentos_contracts.validation import image_findings, validate_worker
 from agentos_contracts.worker import WorkerSpec
@@ -25,7 +26,7 @@ from ..links import issued_at
 from ..metrics import GATE_SECONDS, OBJECTS_SECONDS, OBJECTS_WRITTEN
 from ..plan import worker as planner
 from ..plan.claims import holders
-from ..plan.conditions import is_true
+from ..plan.conditions import condition_of, is_true
 from ..plan.realm import own_namespace
 from ..settings import REGISTERED_GATE
 from ..status import refused
@@ -52,10 +53,8 @@ class WorkerReconciler:
     def remember_all(self) -> None:
         """Takes what others may depend on from the status that an operator before this one wrote."""
         for worker in self._context.cache.all(WORKER):
-            metadata, spec = worker["metadata"], worker.get("spec", {})
-            manifest = spec.get("manifest") if isinstance(spec.get("manifest"), dict) else {}
-            name, version = manifest.get("name") or metadata["name"], worker.get("status", {}).get("version")
-            self._facts[metadata["uid"]] = Dependency(metadata["name"], name, version or None, is_true(worker, "Ready"))
+            (name, needs), version = declared(worker), worker.get("status", {}).get("version")
+            self._facts[worker["metadata"]["uid"]] = _fact(worker, worker, name, version or None, needs)
 
     def seen(self, uid: str) -> None:
         """A new Worker came by the watch: its objects are timed from here."""
@@ -268,10 +267,11 @@ class WorkerReconciler:
         before = self._facts.get(metadata["uid"])
         if known is None:
             # A mistake in an edit: what it was is still there, but nothing new may start on it.
-            fact = before and replace(before, ready=False)
+            fact = before and replace(
+                before, ready=False, trouble=condition_of({"status": status}, "Ready").get("reason", "")
+            )
         else:
-            ready = is_true({"status": status}, "Ready")
-            fact = Dependency(metadata["name"], known.name or metadata["name"], known.version, ready)
+            fact = _fact(worker, {"status": status}, known.name, known.version, known.dependencies)
             self._needs[metadata["uid"]] = frozenset(known.dependencies)
         if fact is not None and fact != before:
             self._facts[metadata["uid"]] = fact
@@ -290,6 +290,22 @@ def _predecessors(deployment: Object, uid: str | None) -> bool:
         ref for ref in metadata.get("ownerReferences", ()) if ref["kind"] == WORKER.kind and ref.get("controller")
     ]
     return any(ref["uid"] != uid and ref["name"] == metadata["name"] for ref in owners)
+
+
+def _fact(
+    worker: Object, seen: Mapping[str, Any], name: str, version: str | None, needs: Mapping[str, str]
+) -> Dependency:
+    """What a Worker is to those that depend on it; ``seen`` has its newest status."""
+    ready, reason = is_true(seen, "Ready"), condition_of(seen, "Ready").get("reason", "")
+    waits = condition_of(seen, WorkerCondition.DEPENDENCIES_READY).get("status") == "False"
+    return Dependency(
+        worker=worker["metadata"]["name"],
+        manifest_name=name,
+        version=version,
+        ready=ready,
+        trouble="" if ready else trouble(reason),
+        waits_for=frozenset(needs) if waits else frozenset(),
+    )
 
 
 def _effective(worker: Object, manifest: dict | None, findings: list[Finding]) -> Effective | None:

@@ -9,8 +9,8 @@ from .snapshot import WorkerInput
 
 
 def dependencies_ready(i: WorkerInput) -> Verdict:
-    """Everything that the worker depends on is there, in a fitting version, and Ready."""
+    """Everything that the worker depends on is there, in a fitting version, and Ready; none of it waits for this one."""
     if i.effective is None or not manifest_valid(i).ok:
         return Verdict(True, SATISFIED)
-    lacking = unmet(i.effective.dependencies, i.providers, i.built_in)
+    lacking = unmet(i.effective.dependencies, i.providers, i.built_in, i.effective.name)
     return Verdict(False, *lacking) if lacking else Verdict(True, SATISFIED)
