@@ -246,3 +246,16 @@ async def test_a_configuration_that_comes_late_is_told_then(api, clock):
     await task
     hook = api.find(VALIDATING_WEBHOOK, None, "agentos")["webhooks"][0]
     assert b"BEGIN CERTIFICATE" in base64.b64decode(hook["clientConfig"]["caBundle"])
+
+
+def test_dependencies_that_lead_back_are_a_warning_with_the_way_round(webhook, cache):
+    def needing(name: str, *names: str) -> dict:
+        return worker(name, manifest={"name": name, "dependencies": dict.fromkeys(names, "*")})
+
+    for other in (needing("b", "c"), needing("c", "a"), needing("mine", "c")):
+        other["metadata"] |= {"uid": other["metadata"]["name"], "resourceVersion": "1"}
+        cache.put(other)
+    assert review(webhook, needing("a", "x")) == []
+    assert review(webhook, needing("a", "b", "iii-state")) == [
+        "dependencies: a → b → c → a is a cycle: none of them can start before the others; remove one of these"
+    ]
