@@ -36,6 +36,15 @@ class Document:
 
     def line_of(self, path: str) -> int:
         """Return the line of the field at a finding's path, or of the nearest field above it that is there."""
+        return self._found(path)[0]
+
+    def line_before_text(self, path: str) -> int:
+        """Return the line before the one on which the text at a path begins: that of its ``|`` when it is a block."""
+        line, node = self._found(path)
+        block = isinstance(node, ScalarNode) and node.style in ("|", ">")
+        return (node.start_mark.line + 1) if block and node is not None else line - 1
+
+    def _found(self, path: str) -> tuple[int, Node | None]:
         line, node = self.line, self._root
         for bracketed, name in _PATH_PART.findall(path):
             part = bracketed or name
@@ -50,7 +59,7 @@ class Document:
                 line = node.start_mark.line + 1
             else:
                 break
-        return line
+        return line, node
 
 
 class _Refused(Exception):

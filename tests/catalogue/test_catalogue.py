@@ -47,7 +47,8 @@ def test_all_together_get_everything() -> None:
     assert all(each.patterns for each in claimants)
     result = assign(claimants, {}, "2026-01-02T00:00:00Z")
     assert result.waiting == {}
-    assert result.granted == {each.uid for each in claimants}
+    held = {(holder.uid, holder.pattern) for holders in result.holders.values() for holder in holders}
+    assert held == {(each.uid, pattern.text) for each in claimants for pattern in each.patterns}
 
 
 def test_no_function_and_no_route_is_registered_twice() -> None:

@@ -1,10 +1,12 @@
 """Bad input is refused at apply with its exact message, or told in status with its exact condition; mending it is enough."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from agentos_contracts.manifest import read_manifest
 
 from tests.cluster import Cluster
 from tests.e2e.support import (
@@ -19,6 +21,7 @@ from tests.e2e.support import (
     until_ready,
     worker,
 )
+from tests.manifest_page import ERROR, RULES, Rule
 
 pytestmark = pytest.mark.cluster
 
@@ -123,6 +126,40 @@ def test_what_the_webhook_missed_is_told_in_status_and_mending_is_enough(
     assert not listed(cluster, "pods", "agentos.dev/worker=bad")
     apply(cluster, worker("bad", "bad::one"))
     until_ready(cluster, "bad")
+
+
+INLINE = [rule for rule in RULES if rule.path]
+"""Rules of docs/manifest.md about fields; those about the text are the ConfigMap's and the command's."""
+
+
+def ruled(rule: Rule) -> dict[str, Any]:
+    """A Worker with the manifest of a rule inline."""
+    manifest, _ = read_manifest(rule.manifest)
+    return worker(
+        "ruled", owns=["ruled::*"], manifest=manifest, image=worker("x")["spec"]["image"] if rule.image else None
+    )
+
+
+def dry_run(cluster: Cluster, resource: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    return cluster.kubectl(
+        "apply", "--dry-run=server", "--validate=ignore", "-f", "-", input=json.dumps(resource), check=False
+    )
+
+
+def test_the_rules_of_the_manifest_are_those_of_the_webhook(cluster: Cluster) -> None:
+    wrong = []
+    for rule in INLINE:
+        done = dry_run(cluster, ruled(rule))
+        where = rule.path if rule.path.startswith("spec.") else f"spec.manifest.{rule.path}"
+        key = where.partition("[")[0]  # a schema names the field, and not always the key in it
+        if (done.returncode != 0) != (rule.verdict == ERROR) or key not in done.stderr:
+            wrong.append(f"{rule.says}: {rule.verdict} at {where}, got {done.returncode} {done.stderr}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_the_api_says_of_a_manifest_it_says_without_the_webhook(without_webhook: Cluster) -> None:
+    refused = {rule.says: dry_run(without_webhook, ruled(rule)).returncode != 0 for rule in INLINE}
+    assert refused == {rule.says: rule.cel for rule in INLINE}
 
 
 def config_map(name: str, text: str) -> dict[str, Any]:
