@@ -201,3 +201,50 @@ def test_help_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert "validate" in done.stdout
     assert done.stdout.endswith("[]\n")
+
+
+def needing(name: str, *others: str) -> str:
+    needs = "".join(f"\n      {each}: '*'" for each in others)
+    return GOOD_WORKER.replace("name: w", f"name: {name}").replace("  image", f"    dependencies:{needs}\n  image")
+
+
+def test_dependencies_that_lead_back_are_told_where_each_of_them_stands(agentos, tmp_path):
+    write(tmp_path, a_yaml=needing("a", "x", "b"), b_yaml=needing("b", "a"), c_yaml=needing("c", "a"))
+    done = agentos("validate", ".")
+    words = "a → b → a: each waits for the next, so none of them starts; remove one of these"
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f"./a.yaml:10: error: spec.manifest.dependencies[b]: {words}",
+        f"./b.yaml:9: error: spec.manifest.dependencies[a]: {words}",
+        "3 documents checked: 2 errors, 0 warnings",
+    ]
+
+
+def test_manifests_that_need_each_other_are_told_too(agentos, tmp_path):
+    write(
+        tmp_path,
+        a__iii_worker_yaml="name: a\ndependencies: {b: ^1}\n",
+        b__iii_worker_yaml="name: b\ndependencies:\n  a: ^1\n",
+    )
+    done = agentos("validate", ".")
+    assert [line.partition(": each")[0] for line in done.stdout.splitlines()[:2]] == [
+        "./a/iii.worker.yaml:2: error: dependencies[b]: a → b → a",
+        "./b/iii.worker.yaml:3: error: dependencies[a]: a → b → a",
+    ]
+
+
+def test_a_manifest_in_a_config_map_of_the_files_is_validated_with_the_lines_of_the_file(agentos, tmp_path):
+    text = GOOD_WORKER.replace("manifest:\n    name: w", "manifestFrom:\n    configMapKeyRef: {name: c}")
+    config_map = (
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: c\ndata:\n  iii.worker.yaml: |\n    name: w\n    nmae: v\n"
+    )
+    write(tmp_path, w_yaml=f"{config_map}---\n{text}")
+    done = agentos("validate", "w.yaml")
+    assert done.stdout.splitlines() == [
+        "w.yaml:8: error: data[iii.worker.yaml].nmae: unknown field nmae; did you mean name?",
+        "1 document checked: 1 error, 0 warnings",
+    ]
+    write(tmp_path, w_yaml=f"{config_map.replace('nmae', 'name')}---\n{text}")
+    assert agentos("validate", "w.yaml").stdout.startswith(
+        "w.yaml:8: error: data[iii.worker.yaml]: the key name is given twice in the same map; remove one"
+    )
