@@ -254,6 +254,14 @@ def test_a_worker_starts_only_when_what_it_needs_is_ready(tmp_path: Path) -> Non
         assert running.output.index("two          * ready") < running.output.index("one          * ready")
 
 
+def test_workers_that_need_each_other_are_told_the_way_round(tmp_path: Path) -> None:
+    kit_worker(tmp_path / "one", "one", extra='dependencies:\n  two: "*"\n')
+    kit_worker(tmp_path / "two", "two", extra='dependencies:\n  one: "*"\n')
+    with up(tmp_path) as running:
+        running.line(r"one .* waits: one → two → one: each waits for the next")
+        running.line(r"two .* waits: two → one → two: each waits for the next")
+
+
 def test_of_two_workers_that_register_the_same_undeclared_one_gets_it_and_the_other_is_told(tmp_path: Path) -> None:
     kit_worker(tmp_path / "one", "same")
     kit_worker(

@@ -153,7 +153,9 @@ class Supervisor:
         providers = []
         for name, service in self._services.items():
             what = (service.worker if service.running else self._workers[name]).effective
-            providers.append(Dependency(name, what.name, what.version, service.state == State.READY))
+            waits_for = frozenset() if service.allowed else frozenset(what.dependencies)
+            ready = service.state == State.READY
+            providers.append(Dependency(name, what.name, what.version, ready, waits_for=waits_for))
         for name, service in self._services.items():
             worker = self._workers[name]
             clash = "; ".join(each.message for each in waiting.get(name, ()))
@@ -165,7 +167,9 @@ class Supervisor:
                 service.hold(SUSPENDED.name, "spec.suspend is true")
             elif worker.replicas == 0:
                 service.hold(SCALED_TO_ZERO.name, "spec.replicas is 0")
-            elif not service.allowed and (lacking := unmet(worker.effective.dependencies, providers, BUILT_IN_WORKERS)):
+            elif not service.allowed and (
+                lacking := unmet(worker.effective.dependencies, providers, BUILT_IN_WORKERS, worker.effective.name)
+            ):
                 reason, message = lacking
                 service.hold(reason.name, message)
             elif clash:  # what runs goes on, without what it would take from others
