@@ -158,8 +158,8 @@ def test_the_rules_of_the_manifest_are_those_of_the_webhook(cluster: Cluster) ->
 
 
 def test_what_the_api_says_of_a_manifest_it_says_without_the_webhook(without_webhook: Cluster) -> None:
-    refused = {rule.says: dry_run(without_webhook, ruled(rule)).returncode != 0 for rule in INLINE}
-    assert refused == {rule.says: rule.cel for rule in INLINE}
+    refused = [rule.manifest for rule in INLINE if dry_run(without_webhook, ruled(rule)).returncode != 0]
+    assert refused == [rule.manifest for rule in INLINE if rule.cel]
 
 
 def config_map(name: str, text: str) -> dict[str, Any]:
