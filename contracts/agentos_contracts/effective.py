@@ -1,4 +1,8 @@
-"""What a worker really runs with: its spec, and the manifest's values where the spec leaves something out."""
+"""What a worker really runs with: its spec, then the manifest, then the realm's defaults.
+
+Each value is taken whole from the first of the three that says it; environment variables one by one. Pod templates are
+merged, the realm's first and the Worker's over it.
+"""
 
 import shlex
 from dataclasses import dataclass
@@ -7,6 +11,7 @@ from typing import Any
 from agentos_contracts.manifest import DROPPED_ENV, Manifest
 from agentos_contracts.semver import VersionError, parse_version
 from agentos_contracts.worker import WorkerSpec
+from agentos_contracts.worker_defaults import WorkerDefaults
 
 _SHELL_WORDS = frozenset(
     {"!", "{", ".", ":", "[", "case", "cd", "command", "eval", "exec", "exit", "export", "for", "if", "set", "source"}
@@ -21,6 +26,7 @@ class Effective:
 
     ``name``: the worker's name on the engine. ``image``: None when nobody names one. ``command`` and ``args``: None
     for the image's own. ``env``: entries of ``env``; ``resources``: the container's ``resources`` (may be empty).
+    ``image_pull_secrets``: entries of a pod's. ``templates``: partial pod templates, in the order in which they are merged.
     ``dependencies``: name to range.
     """
 
@@ -30,12 +36,17 @@ class Effective:
     args: list[str] | None
     env: list[dict[str, Any]]
     resources: dict[str, Any]
+    image_pull_secrets: list[dict[str, Any]]
+    templates: list[dict[str, Any]]
     version: str | None
     dependencies: dict[str, str]
 
 
-def effective(spec: WorkerSpec, manifest: Manifest) -> Effective:
-    """Return what a worker runs with, from its spec and its manifest (inline or from the ConfigMap)."""
+_NO_DEFAULTS = WorkerDefaults.model_validate({})
+
+
+def effective(spec: WorkerSpec, manifest: Manifest, defaults: WorkerDefaults = _NO_DEFAULTS) -> Effective:
+    """Return what a worker runs with: from its spec, its manifest (inline or from the ConfigMap), its Realm's defaults."""
     image = effective_image(spec, manifest)
     command, args = effective_command(spec, manifest)
     dependencies = spec.dependencies if spec.dependencies is not None else manifest.dependencies
@@ -44,8 +55,10 @@ def effective(spec: WorkerSpec, manifest: Manifest) -> Effective:
         image=image,
         command=command,
         args=args,
-        env=effective_env(spec, manifest),
-        resources=effective_resources(spec, manifest),
+        env=effective_env(spec, manifest, defaults),
+        resources=effective_resources(spec, manifest, defaults),
+        image_pull_secrets=effective_pull_secrets(spec, defaults),
+        templates=[template for template in (defaults.template, spec.template) if template],
         version=spec.version or manifest.version or image_version(image),
         dependencies=dict(dependencies or {}),
     )
@@ -85,24 +98,33 @@ def is_simple_command(script: str) -> bool:
     return words[0] not in _SHELL_WORDS and "=" not in words[0]
 
 
-def effective_env(spec: WorkerSpec, manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the environment: the manifest's in its order, then the spec's, which goes before it.
+def effective_env(
+    spec: WorkerSpec, manifest: Manifest, defaults: WorkerDefaults = _NO_DEFAULTS
+) -> list[dict[str, Any]]:
+    """Return the environment: the realm's, then the manifest's, then the spec's; of one name the last is taken.
 
     Without what the operator sets itself.
     """
-    merged: dict[str, dict[str, Any]] = {
-        name: {"name": name, "value": _literal(value)}
-        for name, value in (manifest.env or {}).items()
-        if name not in DROPPED_ENV
-    }
+    merged: dict[str, dict[str, Any]] = {}
+
+    def put(variable: dict[str, Any]) -> None:
+        merged.pop(variable["name"], None)
+        merged[variable["name"]] = variable
+
+    for variable in defaults.env or []:
+        put(variable.model_dump(by_alias=True, exclude_none=True))
+    for name, value in (manifest.env or {}).items():
+        if name not in DROPPED_ENV:
+            put({"name": name, "value": _literal(value)})
     for variable in spec.env or []:
-        merged.pop(variable.name, None)
-        merged[variable.name] = variable.model_dump(by_alias=True, exclude_none=True)
+        put(variable.model_dump(by_alias=True, exclude_none=True))
     return list(merged.values())
 
 
-def effective_resources(spec: WorkerSpec, manifest: Manifest) -> dict[str, Any]:
-    """Return the container's resources: the spec's, else the manifest's cores and MiB as limits, else none."""
+def effective_resources(
+    spec: WorkerSpec, manifest: Manifest, defaults: WorkerDefaults = _NO_DEFAULTS
+) -> dict[str, Any]:
+    """Return the container's resources: the spec's, else the manifest's cores and MiB as limits, else the realm's."""
     if spec.resources is not None:
         return spec.resources.model_dump(by_alias=True, exclude_none=True)
     limits: dict[str, str] = {}
@@ -110,7 +132,15 @@ def effective_resources(spec: WorkerSpec, manifest: Manifest) -> dict[str, Any]:
         limits["cpu"] = str(manifest.resources.cpus)
     if manifest.resources and manifest.resources.memory is not None:
         limits["memory"] = f"{manifest.resources.memory}Mi"
-    return {"limits": limits} if limits else {}
+    if limits:
+        return {"limits": limits}
+    return defaults.resources.model_dump(by_alias=True, exclude_none=True) if defaults.resources else {}
+
+
+def effective_pull_secrets(spec: WorkerSpec, defaults: WorkerDefaults = _NO_DEFAULTS) -> list[dict[str, Any]]:
+    """Return the Secrets with which the image is pulled: the spec's, also when there are none in it, else the realm's."""
+    given = spec.image_pull_secrets if spec.image_pull_secrets is not None else defaults.image_pull_secrets
+    return [secret.model_dump(by_alias=True, exclude_none=True) for secret in given or []]
 
 
 def image_version(image: str | None) -> str | None:

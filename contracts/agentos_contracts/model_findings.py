@@ -3,6 +3,7 @@
 import difflib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -136,10 +137,14 @@ def _words(fault: Any, owner: type[BaseModel] | None) -> tuple[str, str]:
 def unknown_field(name: str, owner: type[BaseModel] | None) -> str:
     """Return the words for a field that nobody knows, with the nearest one that is known."""
     known = sorted(field.alias or key for key, field in owner.model_fields.items()) if owner else []
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"unknown field {shown(name)}; did you mean {near[0]}?"
+    if near := nearest(name, known):
+        return f"unknown field {shown(name)}; did you mean {near}?"
     return f"unknown field {shown(name)}; known are {', '.join(known)}" if known else f"unknown field {shown(name)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that a name was meant to be, as far as one can tell; else an empty text."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
 
 
 def described(value: object, *, secret: bool = False) -> str:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from agentos_contracts.exposure import EXPOSE_RULES, Expose
 from agentos_contracts.network import NetworkPolicy
+from agentos_contracts.reserved import API_KEY_SECRET
 from agentos_contracts.resource import (
     API_VERSION,
     DNS_LABEL_RULE,
@@ -21,14 +22,12 @@ from agentos_contracts.resource import (
     rule,
     rules,
 )
+from agentos_contracts.worker_defaults import WorkerDefaults
 
 NAMESPACE_IMMUTABLE = "cannot be changed: a Realm keeps its namespace; make another Realm for another namespace"
 STORAGE_IMMUTABLE = "cannot be changed: the engine's volume is made once; make another Realm for another volume"
 
-API_KEY_SECRET = "agentos-api-key"  # noqa: S105 (a name)
-"""Name of the Secret in a realm's namespace that holds the key of its REST port."""
 API_KEY_FIELD = "key"
-API_KEY_RESERVED = "holds the key of the realm's REST port, which is for its callers; name another Secret"
 MAX_HTTP_ROUTES = 64
 JWT_REQUIRED = "is required where auth, or the auth of a route, is jwt: say issuer, audience and jwksUrl"
 
@@ -139,6 +138,9 @@ class RealmSpec(Model):
         None,
         description="Who reaches the realm's pods over the network; where left out, only the realm's Workers and the operator "
         "reach the engine.",
+    )
+    worker_defaults: WorkerDefaults | None = Field(
+        None, description="What the realm's Workers have that leave it out themselves; a change of it rolls their pods."
     )
     deletion_policy: Literal["Retain", "Delete"] = Field(
         "Retain",

@@ -17,7 +17,8 @@ from agentos_contracts.manifest import dependency_findings, size_findings, valid
 from agentos_contracts.model_findings import at, described, model_findings, unknown_field
 from agentos_contracts.network import network_findings
 from agentos_contracts.patterns import RESERVED_SEGMENTS, Pattern, PatternError, called_pattern, reserved_by
-from agentos_contracts.realm import API_KEY_RESERVED, API_KEY_SECRET, JWT_REQUIRED, MAX_HTTP_ROUTES, RealmSpec
+from agentos_contracts.pod_template import reference_findings, template_findings
+from agentos_contracts.realm import JWT_REQUIRED, MAX_HTTP_ROUTES, RealmSpec
 from agentos_contracts.resource import API_VERSION, GROUP
 from agentos_contracts.scaling import scaling_findings
 from agentos_contracts.worker import (
@@ -31,8 +32,6 @@ from agentos_contracts.worker import (
     MAX_STATE_SCOPES,
     NAME_OF_ENGINE,
     NAME_TOO_LONG,
-    TOKEN_SECRET,
-    TOKEN_SECRET_PREFIX,
     VALUE_OR_SOURCE,
     Worker,
     WorkerSpec,
@@ -77,9 +76,9 @@ def validate_worker(resource: object) -> list[Finding]:
     if manifest is not None:
         found += size_findings(manifest, "spec.manifest")
         found += validate_manifest(manifest, "spec.manifest")
-    found += _env_findings(spec.get("env"))
+    found += _container_findings(spec, "spec")
     found += _env_from_findings(spec.get("envFrom"))
-    found += _token_findings(spec)
+    found += reference_findings(spec.get("envFrom"), "spec.envFrom")
     found += owns_findings(spec.get("owns"), "spec.owns")
     found += calls_findings(spec.get("calls"), "spec.calls")
     found += scope_findings(spec.get("stateScopes"), "spec.stateScopes")
@@ -104,7 +103,20 @@ def validate_realm(resource: object) -> list[Finding]:
     found += _http_findings(spec.get("http"))
     found += expose_findings(spec.get("http"))
     found += network_findings(spec.get("networkPolicy"))
-    return found
+    return found + worker_defaults_findings(spec.get("workerDefaults"), "spec.workerDefaults")
+
+
+def worker_defaults_findings(defaults: object, path: str) -> list[Finding]:
+    """Return what is wrong with a Realm's ``spec.workerDefaults``; wrong types are the models' to report."""
+    return _container_findings(defaults, path) if isinstance(defaults, dict) else []
+
+
+def _container_findings(holder: dict[str, Any], path: str) -> list[Finding]:
+    """Return what is wrong with the fields of pods that a Worker's spec and a Realm's defaults share."""
+    found = _env_findings(holder.get("env"), at(path, "env"))
+    for field in ("env", "imagePullSecrets"):
+        found += reference_findings(holder.get(field), at(path, field))
+    return found + template_findings(holder.get("template"), at(path, "template"))
 
 
 def _http_findings(http: object) -> list[Finding]:
@@ -270,17 +282,17 @@ def _model(model: type[BaseModel], spec: dict[str, Any]) -> list[Finding]:
     return []
 
 
-def _env_findings(env: object) -> list[Finding]:
+def _env_findings(env: object, path: str) -> list[Finding]:
     found: list[Finding] = []
     seen: set[str] = set()
     for index, variable in enumerate(env if isinstance(env, list) else []):
         if not isinstance(variable, dict):
             continue
-        where = f"spec.env[{index}]"
+        where = f"{path}[{index}]"
         name, source = variable.get("name"), variable.get("valueFrom")
         if isinstance(name, str):
             if name in seen:
-                found.append(error(at(where, "name"), "Duplicate", f"{name} is given twice in spec.env; remove one"))
+                found.append(error(at(where, "name"), "Duplicate", f"{name} is given twice in {path}; remove one"))
             seen.add(name)
         if source is not None and variable.get("value") is not None:
             found.append(error(where, "ExactlyOne", VALUE_OR_SOURCE))
@@ -295,24 +307,6 @@ def _env_from_findings(env_from: object) -> list[Finding]:
         for index, source in enumerate(env_from if isinstance(env_from, list) else [])
         if isinstance(source, dict) and _given(source, "configMapRef", "secretRef") != 1
     ]
-
-
-def _token_findings(spec: dict[str, Any]) -> list[Finding]:
-    """Return a finding for every reference to a Secret that holds a Worker's identity or the realm's API key."""
-    found: list[Finding] = []
-    for field, holder, source in (("env", "valueFrom", "secretKeyRef"), ("envFrom", None, "secretRef")):
-        entries = spec.get(field)
-        for index, entry in enumerate(entries if isinstance(entries, list) else []):
-            outer = entry.get(holder) if isinstance(entry, dict) and holder else entry
-            secret = outer.get(source) if isinstance(outer, dict) else None
-            name = secret.get("name") if isinstance(secret, dict) else None
-            if isinstance(name, str) and name.startswith(TOKEN_SECRET_PREFIX):
-                path = ".".join(filter(None, (f"spec.{field}[{index}]", holder, source, "name")))
-                found.append(error(path, "Reserved", f"{shown(name)} {TOKEN_SECRET}"))
-            elif name == API_KEY_SECRET:
-                path = ".".join(filter(None, (f"spec.{field}[{index}]", holder, source, "name")))
-                found.append(error(path, "Reserved", f"{name} {API_KEY_RESERVED}"))
-    return found
 
 
 def _given(source: dict[str, Any], *fields: str) -> int:

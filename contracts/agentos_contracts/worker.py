@@ -7,6 +7,8 @@ from pydantic import AfterValidator, Field
 from agentos_contracts.grants import MAX_SCOPE_LENGTH, SCOPE_REGEX
 from agentos_contracts.manifest import MANIFEST_FILE, OWNED_ENV, EnvValue, Manifest, Name, RangeText
 from agentos_contracts.patterns import MAX_PATTERN_LENGTH, PATTERN_REGEX, RESERVED_SEGMENTS
+from agentos_contracts.pod_template import TEMPLATE_DESCRIPTION, PodTemplate
+from agentos_contracts.reserved import ENGINE_NAME
 from agentos_contracts.resource import (
     API_VERSION,
     ENV_NAME_RULE,
@@ -60,10 +62,6 @@ _NOT_RESERVED_RULE = rule(
 )
 _OWNED_ENV_LIST = ", ".join(cel_text(name) for name in sorted(OWNED_ENV))
 
-TOKEN_SECRET_PREFIX = "agentos-token-"  # noqa: S105 (a name)
-"""What the names of the Secrets with the workers' identities begin with."""
-TOKEN_SECRET = "holds a Worker's identity on the bus, which no other may read; name another Secret"  # noqa: S105
-ENGINE_NAME = "agentos-engine"
 NAME_OF_ENGINE = f"{ENGINE_NAME} is the name of the realm's engine; choose another"
 
 OwnedPattern = Annotated[
@@ -195,6 +193,21 @@ class PullSecret(Model):
     name: ObjectName = Field(description="Name of the Secret, of type kubernetes.io/dockerconfigjson.")
 
 
+EnvVars = Annotated[
+    list[
+        Annotated[
+            EnvVar,
+            Field(json_schema_extra=rules(rule("!(has(self.value) && has(self.valueFrom))", VALUE_OR_SOURCE))),
+        ]
+    ],
+    Field(
+        max_length=128,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    ),
+]
+PullSecrets = Annotated[list[PullSecret], Field(max_length=16)]
+
+
 class WorkerSpec(Model):
     """What the worker is and how it runs."""
 
@@ -219,21 +232,11 @@ class WorkerSpec(Model):
         description="Arguments of the program. Without command they go to the image's entrypoint, and scripts.start "
         "is not used.",
     )
-    env: (
-        Annotated[
-            list[
-                Annotated[
-                    EnvVar,
-                    Field(json_schema_extra=rules(rule("!(has(self.value) && has(self.valueFrom))", VALUE_OR_SOURCE))),
-                ]
-            ],
-            Field(
-                max_length=128,
-                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-            ),
-        ]
-        | None
-    ) = Field(None, description="Environment variables; they go before those of the manifest.")
+    env: EnvVars | None = Field(
+        None,
+        description="Environment variables; they go before those of the manifest, and these before those of the Realm's "
+        "workerDefaults.",
+    )
     env_from: (
         Annotated[
             list[
@@ -250,14 +253,18 @@ class WorkerSpec(Model):
     ) = Field(None, description="ConfigMaps and Secrets whose keys all become environment variables.")
     resources: Resources | None = Field(
         None,
-        description="Compute resources of the container. Where left out, the manifest's resources as limits.",
+        description="Compute resources of the container. Where left out, the manifest's resources as limits, else those of "
+        "the Realm's workerDefaults.",
     )
-    image_pull_secrets: Annotated[list[PullSecret], Field(max_length=16)] | None = Field(
-        None, description="Secrets with which the image is pulled from a private registry."
+    image_pull_secrets: PullSecrets | None = Field(
+        None,
+        description="Secrets with which the image is pulled from a private registry. Where left out, those of the "
+        "Realm's workerDefaults.",
     )
     service_account_name: ObjectName | None = Field(
         None, description="ServiceAccount of the pods. Where left out, one without any rights, made for the Worker."
     )
+    template: PodTemplate | None = Field(None, description=TEMPLATE_DESCRIPTION)
     owns: Annotated[list[OwnedPattern], Field(max_length=MAX_OWNED_PATTERNS)] | None = Field(
         None,
         description="Functions that this worker owns: ids such as agent::chat, or patterns that end in * after the "

@@ -58,7 +58,7 @@ def test_every_node_of_the_schemas_is_structural():
         *("type", "description", "properties", "required", "items", "additionalProperties", "enum", "default"),
         *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties", "pattern", "format"),
         *("anyOf", "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-validations"),
-        *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+        *("x-kubernetes-list-type", "x-kubernetes-list-map-keys", "nullable"),
     }
     for file, path, node in ALL_NODES:
         where = f"{file}{path}"
@@ -108,10 +108,12 @@ def test_only_these_fields_have_defaults():
     }
 
 
-def test_unknown_fields_are_kept_in_the_manifest_only():
+def test_unknown_fields_are_kept_in_manifests_and_pod_templates_only():
     kept = {f"{file}{path}" for file, path, node in ALL_NODES if node.get("x-kubernetes-preserve-unknown-fields")}
     root = "workers.yaml.spec.manifest"
-    assert kept == {root, *(f"{root}.{part}" for part in ("config", "entry", "runtime", "scripts", "resources"))}
+    manifest = {root, *(f"{root}.{part}" for part in ("config", "entry", "runtime", "scripts", "resources"))}
+    templates = ("workers.yaml.spec.template", "realms.yaml.spec.workerDefaults.template")
+    assert kept == manifest | {f"{template}{part}" for template in templates for part in ("", ".metadata", ".spec")}
 
 
 def test_a_worker_has_these_fields_and_no_others():
@@ -119,7 +121,7 @@ def test_a_worker_has_these_fields_and_no_others():
     assert sorted(properties["spec"]["properties"]) == [
         *("args", "autoscaling", "calls", "command", "dependencies", "env", "envFrom", "image", "imagePullSecrets"),
         *("manifest", "manifestFrom", "owns", "replicas", "resources", "rollout", "serviceAccountName"),
-        *("stateScopes", "suspend", "version"),
+        *("stateScopes", "suspend", "template", "version"),
     ]
     assert sorted(properties["status"]["properties"]) == [
         *("conditions", "engine", "functionCount", "functions", "observedGeneration", "readyReplicas"),

@@ -2,10 +2,15 @@ import pytest
 from agentos_contracts.effective import effective, effective_command, image_version
 from agentos_contracts.manifest import Manifest
 from agentos_contracts.worker import WorkerSpec
+from agentos_contracts.worker_defaults import WorkerDefaults
 
 
-def in_effect(spec=None, **manifest):
-    return effective(WorkerSpec.model_validate(spec or {}), Manifest.model_validate({"name": "w"} | manifest))
+def in_effect(spec=None, defaults=None, **manifest):
+    return effective(
+        WorkerSpec.model_validate(spec or {}, by_name=False),
+        Manifest.model_validate({"name": "w"} | manifest),
+        WorkerDefaults.model_validate(defaults or {}, by_name=False),
+    )
 
 
 def test_the_manifest_fills_in_what_the_spec_leaves_out():
@@ -120,3 +125,52 @@ def test_a_start_script_of_one_command_replaces_the_shell_so_that_signals_reach_
         "-c",
         command,
     ]
+
+
+DEFAULTS = {
+    "env": [
+        {"name": "PROXY", "value": "realm"},
+        {"name": "LEVEL", "value": "realm"},
+        {"name": "ZONE", "value": "realm"},
+    ],
+    "resources": {"requests": {"cpu": "50m"}},
+    "imagePullSecrets": [{"name": "realm"}],
+    "template": {"spec": {"nodeSelector": {"disk": "ssd"}}},
+}
+
+
+def test_the_realm_fills_in_what_spec_and_manifest_leave_out():
+    result = in_effect(defaults=DEFAULTS)
+    assert result.env == DEFAULTS["env"]
+    assert result.resources == {"requests": {"cpu": "50m"}}
+    assert result.image_pull_secrets == [{"name": "realm"}]
+    assert result.templates == [DEFAULTS["template"]]
+
+
+def test_of_one_variable_the_specs_value_goes_before_the_manifests_and_that_before_the_realms():
+    spec = {"env": [{"name": "LEVEL", "value": "spec"}]}
+    result = in_effect(spec, DEFAULTS, env={"LEVEL": "manifest", "ZONE": "manifest"})
+    assert result.env == [
+        {"name": "PROXY", "value": "realm"},
+        {"name": "ZONE", "value": "manifest"},
+        {"name": "LEVEL", "value": "spec"},
+    ]
+
+
+def test_resources_are_taken_whole_from_the_first_that_has_any():
+    assert in_effect({"resources": {"limits": {"cpu": "1"}}}, DEFAULTS, resources={"cpus": 2}).resources == {
+        "limits": {"cpu": "1"}
+    }
+    assert in_effect({"resources": {}}, DEFAULTS).resources == {}
+    assert in_effect(defaults=DEFAULTS, resources={"memory": 64}).resources == {"limits": {"memory": "64Mi"}}
+
+
+def test_an_empty_list_of_pull_secrets_is_no_list_left_out():
+    assert in_effect({"imagePullSecrets": []}, DEFAULTS).image_pull_secrets == []
+    assert in_effect({"imagePullSecrets": [{"name": "own"}]}, DEFAULTS).image_pull_secrets == [{"name": "own"}]
+
+
+def test_the_workers_template_is_merged_after_the_realms():
+    own = {"spec": {"nodeSelector": None}}
+    assert in_effect({"template": own}, DEFAULTS).templates == [DEFAULTS["template"], own]
+    assert in_effect({"template": {}}).templates == []

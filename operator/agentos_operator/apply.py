@@ -45,6 +45,8 @@ class Applier:
     def __init__(self, api: Api, cache: Cache) -> None:
         self._api, self._cache = api, cache
         self._applied: dict[Key, tuple[str, str, float]] = {}
+        self._answers: dict[Key, tuple[Object, Object]] = {}
+        """What was wanted, and what the cluster made of it where that differs: it has no such field, or writes it otherwise."""
 
     async def ensure(self, wanted: Object, owner_uid: str) -> bool:
         """Brings one object about; returns whether anything was written. NotOurs when the name is somebody else's."""
@@ -59,7 +61,7 @@ class Applier:
             actual is not None
             and owned_by(actual, owner_uid)
             and applied_hash(actual) == digest
-            and covers(_content(actual), _content(wanted))
+            and self._as_far_as_possible(key, actual, wanted)
         ):
             return False
         written = await self._write(key, wanted, actual, owner_uid)
@@ -112,7 +114,9 @@ class Applier:
 
     def forget(self, owner_uid: str) -> None:
         """The owner is gone."""
-        self._applied = {key: value for key, value in self._applied.items() if value[0] != owner_uid}
+        gone = {key for key, (owner, *_) in self._applied.items() if owner == owner_uid}
+        self._applied = {key: value for key, value in self._applied.items() if key not in gone}
+        self._answers = {key: value for key, value in self._answers.items() if key not in gone}
 
     def forget_all(self) -> None:
         """Everything is to be compared with the cluster again."""
@@ -125,22 +129,33 @@ class Applier:
                 actual = await self._api.get(kind, key.namespace, key.name)
         if actual is None:
             try:
-                self._seen(await self._api.create(kind, wanted))
+                self._seen(key, wanted, await self._api.create(kind, wanted))
                 return True
             except AlreadyExists:
                 actual = await self._api.get(kind, key.namespace, key.name)
         if not owned_by(actual, owner_uid) and not _inherited(actual, wanted):
             raise NotOurs(key)
         same = owned_by(actual, owner_uid) and applied_hash(actual) == applied_hash(wanted)
-        if same and covers(_content(actual), _content(wanted)):
+        if same and self._as_far_as_possible(key, actual, wanted):
             return False
         log.info("replacing", extra={"object": str(key)})
-        self._seen(await self._api.replace(kind, merged(actual, wanted)))
+        self._seen(key, wanted, await self._api.replace(kind, merged(actual, wanted)))
         return True
 
-    def _seen(self, obj: Object) -> None:
-        if obj["kind"] in WATCHED:
-            self._cache.put(obj)
+    def _seen(self, key: Key, wanted: Object, answer: Object) -> None:
+        if key.kind not in WATCHED:
+            return
+        self._cache.put(answer)
+        self._answers.pop(key, None)
+        if not covers(_content(answer), _content(wanted)):
+            self._answers[key] = (_content(wanted), _content(answer))
+
+    def _as_far_as_possible(self, key: Key, actual: Object, wanted: Object) -> bool:
+        """Whether an object is as wanted, or as the cluster made it when it was last asked for the same."""
+        asked, answer = self._answers.get(key, ({}, {}))
+        return covers(_content(actual), _content(wanted)) or (
+            asked == _content(wanted) and covers(_content(actual), answer)
+        )
 
 
 def _content(obj: Object) -> Object:
@@ -196,10 +211,13 @@ def _without_replicas(entry: Object) -> Object:
 
 
 def covers(actual: Any, wanted: Any) -> bool:
-    """Whether everything wanted is there as wanted; the API server's defaults beside it do not count."""
+    """Whether everything wanted is there as wanted; the API server's defaults beside it do not count.
+
+    What is wanted empty may be missing: the API server leaves most of that out.
+    """
     if isinstance(wanted, Mapping):
         return isinstance(actual, Mapping) and all(
-            key in actual and covers(actual[key], value) for key, value in wanted.items()
+            covers(actual[key], value) if key in actual else value in ({}, [], "") for key, value in wanted.items()
         )
     if isinstance(wanted, list | tuple):
         return isinstance(actual, list) and len(actual) == len(wanted) and all(map(covers, actual, wanted))

@@ -50,6 +50,7 @@ SAME = [
     ("a thousand", "1k", 1000),
     ("an empty list", [], []),
     ("nothing wanted", {"a": 1}, {}),
+    ("what is wanted empty is left out by the API server", {}, {"args": [], "value": "", "nodeSelector": {}}),
 ]
 DIFFERENT = [
     ("another value", {"a": 1}, {"a": 2}),
@@ -65,6 +66,7 @@ DIFFERENT = [
     ("a quantity of another size", "2", "2m"),
     ("other texts", "latest", "newest"),
     ("null is not empty", None, ""),
+    ("what is wanted empty has something in it", {"args": ["x"]}, {"args": []}),
 ]
 
 
@@ -202,6 +204,40 @@ async def test_what_the_api_server_and_its_controllers_add_is_no_difference(api,
     told["status"] = {"replicas": 1}
     cache.put(api.seed(told))
     assert await applier.ensure(child(), OWNER) is False
+
+
+class OldCluster:
+    """An API that leaves out a field it does not know, as one with a feature switched off does."""
+
+    def __init__(self, api) -> None:
+        self._api = api
+
+    async def create(self, kind, obj):
+        return await self._api.create(kind, without_new(obj))
+
+    async def replace(self, kind, obj):
+        return await self._api.replace(kind, without_new(obj))
+
+    async def get(self, kind, namespace, name):
+        return await self._api.get(kind, namespace, name)
+
+
+def without_new(obj: dict) -> dict:
+    return obj | {"spec": {key: value for key, value in obj["spec"].items() if key != "new"}}
+
+
+async def test_a_field_that_the_cluster_leaves_out_is_not_written_again_with_each_pass(api, cache):
+    applier = Applier(OldCluster(api), cache)  # type: ignore[arg-type]
+    for wanted in (child(new=1), child(new=1, image="b")):
+        assert await applier.ensure(wanted, OWNER) is True
+        assert await applier.ensure(wanted, OWNER) is False
+        applier.forget_all()
+        assert await applier.ensure(wanted, OWNER) is False
+    edited = await api.get(DEPLOYMENT, "team", "wasm")
+    edited["spec"]["replicas"] = 5
+    cache.put(api.seed(edited))
+    assert await applier.ensure(child(new=1, image="b"), OWNER) is True
+    assert api.find(DEPLOYMENT, "team", "wasm")["spec"] == {"replicas": 1, "image": "b"}
 
 
 async def test_a_deleted_deployment_is_made_again(api, applier, cache):

@@ -54,6 +54,27 @@ def test_a_container_that_cannot_be_made_is_told_in_the_kubelets_words(reason):
     assert silent.message == f"the container cannot be started: {reason}"
 
 
+OF_A_TEMPLATE = [
+    (
+        waits("ErrImagePull"), reasons.IMAGE_PULL_FAILED,
+        'the image "reg/img:1" of the container proxy cannot be pulled; mend the template that adds it, or name a pull secret there',
+    ),
+    (waits("StartError", "no such file"), reasons.CONTAINER_CONFIG_INVALID, "the container proxy cannot be started: no such file"),
+    (
+        waits("CrashLoopBackOff"), reasons.CRASH_LOOPING,
+        "the container proxy ends again and again (exit code unknown); look at its last words: "
+        "kubectl logs -n team p -c proxy --previous",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["containerStatuses", "initContainerStatuses"])
+@pytest.mark.parametrize(("state", "reason", "message"), OF_A_TEMPLATE)
+def test_trouble_of_a_container_that_a_template_adds_is_told_with_its_name(kind, state, reason, message):
+    verdict = trouble_now([pod(**{kind: container(name="proxy", state=state)})])
+    assert (verdict.reason, verdict.message) == (reason, message)
+
+
 CRASHES = [
     ("backing off", container(state=waits("CrashLoopBackOff"), lastState={"terminated": {"exitCode": 137}}), 137),
     ("nothing known of the end", container(state=waits("CrashLoopBackOff")), "unknown"),

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -988,6 +989,50 @@ def test_what_nobody_said_is_left_out_so_that_wanted_and_actual_compare():
 def test_an_empty_variable_is_without_value_as_the_api_server_tells_it():
     (container,) = pod_spec(plan(snapshot(spec={"env": [{"name": "EMPTY", "value": ""}]})))["containers"]
     assert container["env"][-1] == {"name": "EMPTY"}
+
+
+def test_templates_are_merged_into_the_pod_the_workers_over_the_realms():
+    realms = {
+        "metadata": {"labels": {"team": "a", "zone": "x"}},
+        "spec": {"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "worker", "tty": True}]},
+    }
+    own = {
+        "metadata": {"labels": {"zone": None}},
+        "spec": {"nodeSelector": {"disk": None, "arch": "arm64"}, "containers": [{"name": "proxy", "image": "p:1"}]},
+    }
+    given = snapshot()
+    bare = plan(given).children[-1]["spec"]["template"]
+    template = plan(
+        snapshot(effective=replace(given.effective, templates=[realms, own]))  # type: ignore[type-var]
+    ).children[-1]["spec"]["template"]
+    assert template["metadata"] == bare["metadata"] | {"labels": bare["metadata"]["labels"] | {"team": "a"}}
+    assert template["spec"] == bare["spec"] | {
+        "nodeSelector": {"arch": "arm64"},
+        "containers": [{"name": "proxy", "image": "p:1"}, bare["spec"]["containers"][0] | {"tty": True}],
+    }
+
+
+def test_what_is_empty_in_a_template_stays_for_it_may_mean_something():
+    anywhere = {"topologySpreadConstraints": [{"topologyKey": "zone", "labelSelector": {}}]}
+    template = {"spec": anywhere}
+    assert pod_spec(plan(snapshot(spec={"template": template})))["topologySpreadConstraints"] == [
+        {"topologyKey": "zone", "labelSelector": {}}
+    ]
+
+
+def test_a_change_of_a_template_is_a_change_of_the_deployment():
+    hashes = {
+        plan(snapshot(spec={"template": {"metadata": {"labels": {"a": value}}}})).children[-1]["metadata"][
+            "annotations"
+        ]["agentos.dev/applied-hash"]
+        for value in ("x", "y")
+    }
+    assert len(hashes) == 2
+
+
+def test_kubectl_logs_takes_the_worker_of_several_containers():
+    annotations = plan(snapshot()).children[-1]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["kubectl.kubernetes.io/default-container"] == "worker"
 
 
 def test_the_pod_passes_pod_security_restricted():

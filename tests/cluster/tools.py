@@ -118,9 +118,16 @@ def bare_tools(steps: Steps) -> Tools:
 def kind_tools(steps: Steps) -> Tools:
     """All that a kind cluster needs, beside the Docker engine. kubectl comes from the module that kube is built from."""
     check_go()
-    kubectl = built("kubectl", kube_key(), _build_kubectl, steps)
     kind = built("kind", KIND_VERSION, _go_install(f"sigs.k8s.io/kind@{KIND_VERSION}"), steps)
-    return Tools(kubectl=kubectl, helm=helm(steps), kind=kind)
+    return Tools(kubectl=kubectl(steps), helm=helm(steps), kind=kind)
+
+
+def kubectl(steps: Steps) -> Path:
+    """kubectl by itself, for what needs no cluster: that of the backend which a cluster would have here."""
+    check_go()
+    if docker_answers():
+        return built("kubectl", kube_key(), _build_kubectl, steps)
+    return built("kube", kube_key(), _build_kube, steps).with_name("kubectl")
 
 
 def helm(steps: Steps) -> Path:

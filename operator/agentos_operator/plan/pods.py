@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from agentos_contracts.pod_template import WORKER_CONTAINER
 from agentos_contracts.reasons import (
     CONTAINER_CONFIG_INVALID,
     CRASH_LOOPING,
@@ -69,20 +70,32 @@ def refusal(owner: Mapping[str, Any]) -> Verdict | None:
 
 def _container_trouble(pod: Pod, now: datetime) -> Verdict | None:
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    for status in pod.get("status", {}).get("containerStatuses", ()):
+    statuses = pod.get("status", {})
+    for status in (*statuses.get("initContainerStatuses", ()), *statuses.get("containerStatuses", ())):
         waiting = status.get("state", {}).get("waiting", {})
         reason = waiting.get("reason", "")
+        container = status.get("name", WORKER_CONTAINER)
+        ours = container in (WORKER_CONTAINER, "engine")
+        who = "the container" if ours else f"the container {container}"
         if reason in PULL_REASONS:
-            message = f'the image "{status["image"]}" cannot be pulled; mend spec.image, or name a pull secret in spec.imagePullSecrets'
+            image = f'the image "{status["image"]}"'
+            if not ours:
+                message = (
+                    f"{image} of {who} cannot be pulled; mend the template that adds it, or name a pull secret there"
+                )
+                return Verdict(False, IMAGE_PULL_FAILED, message)
+            message = f"{image} cannot be pulled; mend spec.image, or name a pull secret in spec.imagePullSecrets"
             return Verdict(False, IMAGE_PULL_FAILED, message)
         if reason in CONFIG_REASONS and _age(pod, now) >= CONFIG_GRACE:
-            return Verdict(
-                False, CONTAINER_CONFIG_INVALID, f"the container cannot be started: {waiting.get('message', reason)}"
-            )
+            message = f"{who} cannot be started: {waiting.get('message', reason)}"
+            return Verdict(False, CONTAINER_CONFIG_INVALID, message)
         if reason == "CrashLoopBackOff" or (status.get("restartCount", 0) >= 2 and not status.get("ready")):
             ended = status.get("lastState", {}).get("terminated", {}) or status.get("state", {}).get("terminated", {})
-            message = f"the container ends again and again (exit code {ended.get('exitCode', 'unknown')}); look at its last words: "
-            return Verdict(False, CRASH_LOOPING, message + f"kubectl logs -n {namespace} {name} --previous")
+            message = (
+                f"{who} ends again and again (exit code {ended.get('exitCode', 'unknown')}); look at its last words: "
+            )
+            which = "" if ours else f" -c {container}"
+            return Verdict(False, CRASH_LOOPING, message + f"kubectl logs -n {namespace} {name}{which} --previous")
     return None
 
 

@@ -15,8 +15,9 @@ from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest, read_manifest
 from agentos_contracts.patterns import Pattern, claim_name
 from agentos_contracts.reasons import WorkerCondition
 from agentos_contracts.tokens import Identity, Role, issue
-from agentos_contracts.validation import image_findings, validate_worker
+from agentos_contracts.validation import image_findings, validate_worker, worker_defaults_findings
 from agentos_contracts.worker import WorkerSpec
+from agentos_contracts.worker_defaults import WorkerDefaults
 
 from ..api import STRATEGIC, ApiError, Conflict, NotFound
 from ..apply import NotOurs
@@ -169,10 +170,15 @@ class WorkerReconciler:
         if realm is not None and own_namespace(realm, context.settings.namespace):
             realm = None
         realm_name = realm["metadata"]["name"] if realm else ""
+        defaults = (realm or {"spec": {}})["spec"].get("workerDefaults") or {}
+        findings += [
+            replace(finding, path=f"realm/{realm_name} {finding.path}")
+            for finding in worker_defaults_findings(defaults, "spec.workerDefaults")
+        ]
         link = context.links.get(realm_name)
         connections = link.of(uid) if link else ()
         pods = context.cache.pods_of(key.namespace, uid)
-        wanted, known = patterns_of(worker), _effective(worker, manifest, findings)
+        wanted, known = patterns_of(worker), _effective(worker, manifest, defaults, findings)
         claims = [context.cache.get(CLAIM, key.namespace, claim_name(pattern.segment)) for pattern in wanted]
         return planner.WorkerInput(
             worker=worker,
@@ -308,9 +314,9 @@ def _fact(
     )
 
 
-def _effective(worker: Object, manifest: dict | None, findings: list[Finding]) -> Effective | None:
+def _effective(worker: Object, manifest: dict | None, defaults: Object, findings: list[Finding]) -> Effective | None:
     """What the worker runs with; None while there are errors, for then nothing new is started."""
     if manifest is None or errors(findings):
         return None
     spec = WorkerSpec.model_validate(worker["spec"], by_name=False)
-    return effective(spec, Manifest.model_validate(manifest))
+    return effective(spec, Manifest.model_validate(manifest), WorkerDefaults.model_validate(defaults, by_name=False))

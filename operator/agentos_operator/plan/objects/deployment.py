@@ -3,6 +3,7 @@
 from urllib.parse import quote
 
 from agentos_contracts.effective import Effective
+from agentos_contracts.pod_template import WORKER_CONTAINER
 from agentos_contracts.scaling import drain_seconds
 
 from ...kinds import Object
@@ -18,6 +19,7 @@ from .metadata import (
     worker_labels,
     worker_metadata,
 )
+from .template import with_templates
 from .worker import token_secret_name
 
 TIME_TO_END = 30
@@ -27,7 +29,7 @@ TIME_TO_END = 30
 def worker_deployment(
     worker: Object, realm: str, effective: Effective, token_hash: str, replicas: int, replicas_from: str
 ) -> Object:
-    """The worker's pods: one container that is told its engine's address with its own token in it.
+    """The worker's pods: a container that is told its engine's address with its own token in it, and what templates add.
 
     ``replicas_from`` is what the Worker says on the number of pods: kept, so that a change of it is noticed.
     """
@@ -42,7 +44,7 @@ def worker_deployment(
     if not any(variable["name"] == "HOME" for variable in effective.env):
         own_env.append({"name": "HOME", "value": "/tmp"})  # noqa: S108 (the pod's own emptyDir)
     container = {
-        "name": "worker",
+        "name": WORKER_CONTAINER,
         "image": effective.image,
         "imagePullPolicy": "IfNotPresent",
         "command": effective.command,
@@ -57,12 +59,19 @@ def worker_deployment(
         container["lifecycle"] = {"preStop": {"sleep": {"seconds": seconds}}}
     labels = worker_labels(worker, realm)
     pod = {
-        "metadata": {"labels": labels, "annotations": {"agentos.dev/token-hash": token_hash}},
+        "metadata": {
+            "labels": labels,
+            "annotations": {
+                "agentos.dev/token-hash": token_hash,
+                # Of several containers the one that kubectl logs and exec take.
+                "kubectl.kubernetes.io/default-container": WORKER_CONTAINER,
+            },
+        },
         "spec": {
             "serviceAccountName": spec.get("serviceAccountName") or name,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "imagePullSecrets": list(spec.get("imagePullSecrets", ())),
+            "imagePullSecrets": effective.image_pull_secrets,
             "securityContext": RESTRICTED_POD,
             "terminationGracePeriodSeconds": seconds + TIME_TO_END,
             "readinessGates": [{"conditionType": REGISTERED_GATE}],
@@ -79,10 +88,11 @@ def worker_deployment(
             "selector": {"matchLabels": {WORKER_UID_LABEL: metadata["uid"]}},
             # An old pod stays until the new one answers on the bus: that is what the readiness gate says.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": pod,
         },
     }
-    sealed = seal(pruned(deployment))
+    deployment = pruned(deployment)
+    deployment["spec"]["template"] = with_templates(pruned(pod), effective.templates)
+    sealed = seal(deployment)
     # Not part of the hash: it changes by itself, and is compared by itself.
     sealed["spec"]["replicas"] = replicas
     return sealed

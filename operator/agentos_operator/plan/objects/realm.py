@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agentos_contracts.realm import API_KEY_SECRET
+from agentos_contracts.reserved import API_KEY_SECRET
 
 from ...kinds import Object
 from .metadata import owner_references, realm_labels, realm_metadata

@@ -2,7 +2,7 @@
 
 import base64
 
-from agentos_contracts.worker import TOKEN_SECRET_PREFIX
+from agentos_contracts.reserved import TOKEN_SECRET_PREFIX
 
 from ...kinds import Object
 from .metadata import seal, worker_metadata
