@@ -10,6 +10,7 @@ from agentos_contracts.reserved import API_KEY_SECRET
 from agentos_contracts.resource import (
     API_VERSION,
     DNS_LABEL_RULE,
+    UNSEEN,
     Conditions,
     DnsLabel,
     Image,
@@ -177,8 +178,8 @@ class RealmStatus(Model):
 
     observed_generation: int | None = Field(
         None,
-        ge=0,
-        description="The metadata.generation that this status was computed from.",
+        ge=UNSEEN,
+        description="The metadata.generation that this status was computed from; -1 before the operator has seen the object.",
         json_schema_extra={"format": "int64"},
     )
     conditions: Conditions | None = Field(

@@ -37,6 +37,8 @@ class RealmCondition(StrEnum):
 class Outlook(StrEnum):
     """What is to be expected while a condition is False for a reason; OUTLOOKS says what each means and what follows from it."""
 
+    GOOD = "good"
+    """It is True for this reason, never False."""
     UNDER_WAY = "under way"
     WAITING = "waiting"
     FAILING = "failing"
@@ -75,7 +77,7 @@ class Reason:
 
 
 # Worker: ManifestValid
-VALID = Reason("Valid", "The worker's iii.worker.yaml has no error.")
+VALID = Reason("Valid", "The worker's iii.worker.yaml has no error.", outlook=Outlook.GOOD)
 MANIFEST_INVALID = Reason(
     "ManifestInvalid",
     "The manifest or the spec has errors; the message lists them with their paths.",
@@ -89,7 +91,7 @@ MANIFEST_NOT_FOUND = Reason(
     outlook=Outlook.WAITING,
 )
 # Worker: EngineLinked
-LINKED = Reason("Linked", "The operator is connected to the realm's engine.")
+LINKED = Reason("Linked", "The operator is connected to the realm's engine.", outlook=Outlook.GOOD)
 NO_REALM = Reason(
     "NoRealm",
     "No Realm has this namespace, so there is no engine to link to.",
@@ -104,10 +106,13 @@ ENGINE_UNREACHABLE = Reason(
     outlook=Outlook.FAILING,
 )
 # Worker: FunctionsClaimed
-CLAIMED = Reason("Claimed", "Every pattern of spec.owns is recorded for this Worker in a FunctionClaim.")
+CLAIMED = Reason(
+    "Claimed", "Every pattern of spec.owns is recorded for this Worker in a FunctionClaim.", outlook=Outlook.GOOD
+)
 NOTHING_DECLARED = Reason(
     "NothingDeclared",
     "spec.owns is left out: what the worker registers becomes its own, one by one. With an empty list it owns nothing.",
+    outlook=Outlook.GOOD,
 )
 CLASH = Reason(
     "Clash",
@@ -117,7 +122,9 @@ CLASH = Reason(
 )
 CLAIM_PENDING = Reason("ClaimPending", "The claim is being recorded, or told to the engine.")
 # Worker: DependenciesReady
-SATISFIED = Reason("Satisfied", "Everything that the worker depends on is ready, or it depends on nothing.")
+SATISFIED = Reason(
+    "Satisfied", "Everything that the worker depends on is ready, or it depends on nothing.", outlook=Outlook.GOOD
+)
 DEPENDENCY_MISSING = Reason(
     "DependencyMissing",
     "No Worker of the realm, and no part of the engine, has the name that is depended on.",
@@ -142,7 +149,7 @@ DEPENDENCY_CYCLE = Reason(
     outlook=Outlook.STALLED,
 )
 # Worker: Available
-AVAILABLE = Reason("Available", "All wanted replicas are available.")
+AVAILABLE = Reason("Available", "All wanted replicas are available.", outlook=Outlook.GOOD)
 NOT_STARTED = Reason("NotStarted", "No pod is wanted yet: an earlier condition is false.")
 PODS_STARTING = Reason("PodsStarting", "Pods are being made, scheduled, or started.")
 IMAGE_PULL_FAILED = Reason(
@@ -186,7 +193,9 @@ REPLICAS_SET_ELSEWHERE = Reason(
 )
 # Worker: Registered
 REGISTERED = Reason(
-    "Registered", "Every wanted pod is connected to the engine with the functions that the Worker owns."
+    "Registered",
+    "Every wanted pod is connected to the engine with the functions that the Worker owns.",
+    outlook=Outlook.GOOD,
 )
 NOT_REGISTERED = Reason(
     "NotRegistered",
@@ -201,7 +210,7 @@ NOT_GRANTED = Reason(
     outlook=Outlook.WAITING,
 )
 # Realm: NamespaceReady
-NAMESPACE_READY = Reason("NamespaceReady", "The namespace is there and belongs to this Realm.")
+NAMESPACE_READY = Reason("NamespaceReady", "The namespace is there and belongs to this Realm.", outlook=Outlook.GOOD)
 NAMESPACE_TAKEN = Reason(
     "NamespaceTaken",
     "The namespace belongs to another Realm.",
@@ -212,7 +221,7 @@ NAMESPACE_TERMINATING = Reason(
     "NamespaceTerminating", "The namespace is being deleted.", "Wait until it is gone.", outlook=Outlook.WAITING
 )
 # Realm: EngineAvailable
-ENGINE_AVAILABLE = Reason("EngineAvailable", "The engine's pod is ready.")
+ENGINE_AVAILABLE = Reason("EngineAvailable", "The engine's pod is ready.", outlook=Outlook.GOOD)
 ENGINE_STARTING = Reason("EngineStarting", "The engine's pod is being made or started.")
 ENGINE_STORAGE_PENDING = Reason(
     "EngineStoragePending",
@@ -250,11 +259,12 @@ REALM_INVALID = Reason(
     outlook=Outlook.STALLED,
 )
 # both
-READY = Reason("Ready", "It answers.")
+READY = Reason("Ready", "It answers.", outlook=Outlook.GOOD)
 ROLLOUT_IN_PROGRESS = Reason(
     "RolloutInProgress",
     "It answers, and pods of a newer template are on their way; the message says what keeps them.",
     "Wait, or mend what the message names.",
+    outlook=Outlook.GOOD,
 )
 
 WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
@@ -323,7 +333,7 @@ def document() -> str:
         "that is False. While something is under way `Reconciling` is True, with that same reason; when only a person can help,",
         "`Stalled` is. Both are absent otherwise, as kstatus wants it.",
         "",
-        "While a condition is False, *then* says what to expect of its reason. [GitOps](gitops.md) tools go by it:",
+        "*Then* says what to expect: `good` is why a condition is True, the others why it is False. [GitOps](gitops.md) tools go by it:",
         "",
         "| then | meaning | Event | kstatus, Flux | Argo CD |",
         "|---|---|---|---|---|",
@@ -336,14 +346,14 @@ def document() -> str:
         lines += ["", f"## {kind}", ""]
         for condition, reasons in conditions.items():
             lines += [f"### {condition}", "", "| reason | meaning | what to do | then |", "|---|---|---|---|"]
-            lines += [_row(reason, good=reason is reasons[0]) for reason in reasons]
+            lines += [_row(reason) for reason in reasons]
             lines += [""]
         lines.pop()
     return "\n".join(lines) + "\n"
 
 
-def _row(reason: Reason, *, good: bool) -> str:
-    return f"| `{reason.name}` | {reason.meaning} | {reason.remedy or '–'} | {'–' if good else reason.outlook} |"
+def _row(reason: Reason) -> str:
+    return f"| `{reason.name}` | {reason.meaning} | {reason.remedy or '–'} | {reason.outlook} |"
 
 
 if __name__ == "__main__":

@@ -192,6 +192,10 @@ class Resources(Model):
     )
 
 
+UNSEEN = -1
+"""``status.observedGeneration`` of an object that no operator has seen."""
+
+
 class Condition(Model):
     """One condition of a resource, in the standard form of Kubernetes."""
 

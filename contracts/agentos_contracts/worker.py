@@ -12,6 +12,7 @@ from agentos_contracts.reserved import ENGINE_NAME
 from agentos_contracts.resource import (
     API_VERSION,
     ENV_NAME_RULE,
+    UNSEEN,
     Conditions,
     DataKey,
     EnvName,
@@ -331,8 +332,8 @@ class WorkerStatus(Model):
 
     observed_generation: int | None = Field(
         None,
-        ge=0,
-        description="The metadata.generation that this status was computed from.",
+        ge=UNSEEN,
+        description="The metadata.generation that this status was computed from; -1 before the operator has seen the object.",
         json_schema_extra={"format": "int64"},
     )
     conditions: Conditions | None = Field(
