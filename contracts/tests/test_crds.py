@@ -105,6 +105,9 @@ def test_only_these_fields_have_defaults():
         ("realms.yaml", ".spec.http.auth"): "apiKey",
         ("realms.yaml", ".spec.networkPolicy.enabled"): True,
         ("realms.yaml", ".spec.deletionPolicy"): "Retain",
+        # By which kstatus does not take for current what no operator has seen.
+        ("workers.yaml", ".status"): {"observedGeneration": -1},
+        ("realms.yaml", ".status"): {"observedGeneration": -1},
     }
 
 
