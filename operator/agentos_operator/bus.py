@@ -97,7 +97,9 @@ class Link:
         """When the connections of a Worker's pod last changed (monotonic); when the link went up, if they have not since."""
         return self._touched.get((uid, pod_uid), self.since)
 
-    def __len__(self) -> int:
+    @property
+    def connected(self) -> int:
+        """How many connections of workers there are."""
         return len(self._connections)
 
     async def _run(self) -> None:

@@ -75,7 +75,8 @@ class Links:
         self._grants.pop(realm, None)
 
     async def _end(self, realm: str) -> None:
-        if link := self._links.pop(realm, None):
+        link = self._links.pop(realm, None)
+        if link is not None:
             await link.stop()
 
     async def close(self) -> None:

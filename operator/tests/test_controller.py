@@ -13,7 +13,7 @@ from agentos_operator.bus import Link
 from agentos_operator.cache import Cache
 from agentos_operator.controller import Controller
 from agentos_operator.kinds import CLAIM, REALM, WORKER, Key
-from agentos_operator.settings import Settings
+from agentos_operator.settings import REGISTERED_GATE, WORKER_LABEL, WORKER_UID_LABEL, Settings
 
 CLAIMS = Key("Claims", "team", "")
 REALM_KEY = Key("Realm", "", "prod")
@@ -607,3 +607,30 @@ async def test_a_claim_that_cannot_be_written_holds_up_nobody_elses_grant(linked
     assert grant is not None
     assert grant.calls == ()
     assert linked.owns("loud") == []
+
+
+async def test_a_pod_that_leaves_the_bus_is_not_ready_after_the_grace_even_as_the_last_of_its_realm(
+    linked, happening, api
+):
+    happening.sees(api.seed(worker()))
+    await happening.settle()
+    labels = {WORKER_LABEL: "wasm", WORKER_UID_LABEL: "wasm-uid"}
+    status = {"phase": "Running", "conditions": [{"type": REGISTERED_GATE, "status": "True"}]}
+    metadata = {"name": "wasm-0", "namespace": "team", "uid": "pod-wasm-uid", "labels": labels}
+    happening.sees(api.seed({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}))
+    linked.connect("wasm-uid", ["wasm::execute"], [])
+    await happening.settle()
+    linked.connect("wasm-uid", [], [], connected=False)
+    await happening.settle()
+    assert ("patch status", "Pod", "wasm-0") not in api.writes
+    await asyncio.sleep(10)
+    await happening.settle()
+    gate = next(body for body in reversed(api.bodies) if body.get("metadata") == {"uid": "pod-wasm-uid"})
+    assert gate["status"]["conditions"][0]["status"] == "False"
+
+
+async def test_a_link_to_an_engine_without_workers_is_ended_with_its_realm(linked, happening):
+    linked.link.start()
+    running = linked.link._task
+    await linked.links.drop("prod")
+    assert running.done()

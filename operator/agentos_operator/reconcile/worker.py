@@ -176,7 +176,7 @@ class WorkerReconciler:
             for finding in worker_defaults_findings(defaults, "spec.workerDefaults")
         ]
         link = context.links.get(realm_name)
-        connections = link.of(uid) if link else ()
+        connections = link.of(uid) if link is not None else ()
         pods = context.cache.pods_of(key.namespace, uid)
         wanted, known = patterns_of(worker), _effective(worker, manifest, defaults, findings)
         claims = [context.cache.get(CLAIM, key.namespace, claim_name(pattern.segment)) for pattern in wanted]
@@ -200,7 +200,7 @@ class WorkerReconciler:
             quiet_for={
                 pod["metadata"]["uid"]: time.monotonic() - link.touched(uid, pod["metadata"]["uid"]) for pod in pods
             }
-            if link
+            if link is not None
             else {},
             recommended=None,
             draining=0,
