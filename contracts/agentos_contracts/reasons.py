@@ -190,6 +190,7 @@ REPLICAS_SET_ELSEWHERE = Reason(
     "ReplicasSetElsewhere",
     "Somebody else has set the number of pods in the Worker's Deployment, and keeps it; the message says who.",
     "Aim autoscalers and kubectl scale at the Worker; its next change of replicas, autoscaling or suspend takes the number back.",
+    outlook=Outlook.GOOD,
 )
 # Worker: Registered
 REGISTERED = Reason(
@@ -231,9 +232,13 @@ ENGINE_STORAGE_PENDING = Reason(
 )
 # Realm: Exposed
 NOT_EXPOSED = Reason(
-    "NotExposed", "spec.http.expose asks for nothing: the REST port is reached inside the cluster only."
+    "NotExposed",
+    "spec.http.expose asks for nothing: the REST port is reached inside the cluster only.",
+    outlook=Outlook.GOOD,
 )
-EXPOSED = Reason("Exposed", "The REST port is reached from outside the cluster at status.http.url.")
+EXPOSED = Reason(
+    "Exposed", "The REST port is reached from outside the cluster at status.http.url.", outlook=Outlook.GOOD
+)
 ADDRESS_PENDING = Reason(
     "AddressPending",
     "The Ingress or HTTPRoute is there, and its controller has not told yet that it serves it.",
