@@ -1,5 +1,7 @@
 """What validation says: findings with a path, a reason and a message for people."""
 
+import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,6 +36,21 @@ def shown(text: str, limit: int = 60) -> str:
     """Return a text from outside as it may stand in a message: cut to ``limit``, one line, visible ASCII only."""
     cut = text if len(text) <= limit else f"{text[:limit]}..."
     return cut if cut.isascii() and cut.isprintable() else ascii(cut)[1:-1]
+
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories of what is not seen: controls, what turns the direction of writing, what is assigned to nothing."""
+
+
+def visible(text: str) -> str:
+    """Return words of others as they may stand in a status, an Event or a log: one line, nothing that a terminal acts on.
+
+    Line ends and tabs become spaces, everything else that is not seen its escape, such as ``\\x1b``.
+    """
+    if text.isprintable():
+        return text
+    line = " ".join(part for part in re.split(r"[\t\r\n\v\f]+", text) if part)
+    return "".join(ascii(char)[1:-1] if unicodedata.category(char) in _UNSEEN else char for char in line)
 
 
 def error(path: str, reason: str, message: str, line: int | None = None) -> Finding:

@@ -221,6 +221,12 @@ NAMESPACE_TAKEN = Reason(
 NAMESPACE_TERMINATING = Reason(
     "NamespaceTerminating", "The namespace is being deleted.", "Wait until it is gone.", outlook=Outlook.WAITING
 )
+NAMESPACE_MISSING = Reason(
+    "NamespaceMissing",
+    "The namespace is not there, and this operator, which watches certain namespaces only, makes none.",
+    "Make the namespace, then repeat helm upgrade: the operator's rights in it are part of the chart.",
+    outlook=Outlook.STALLED,
+)
 # Realm: EngineAvailable
 ENGINE_AVAILABLE = Reason("EngineAvailable", "The engine's pod is ready.", outlook=Outlook.GOOD)
 ENGINE_STARTING = Reason("EngineStarting", "The engine's pod is being made or started.")
@@ -303,7 +309,13 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
 }
 
 REALM_REASONS: dict[RealmCondition, tuple[Reason, ...]] = {
-    RealmCondition.NAMESPACE_READY: (NAMESPACE_READY, NAMESPACE_TAKEN, NAMESPACE_TERMINATING, REALM_INVALID),
+    RealmCondition.NAMESPACE_READY: (
+        NAMESPACE_READY,
+        NAMESPACE_TAKEN,
+        NAMESPACE_TERMINATING,
+        NAMESPACE_MISSING,
+        REALM_INVALID,
+    ),
     RealmCondition.ENGINE_AVAILABLE: (
         ENGINE_AVAILABLE,
         NOT_STARTED,

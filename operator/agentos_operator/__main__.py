@@ -94,7 +94,8 @@ async def run(settings: Settings) -> None:
     api, fenced = await Api.connect(), await Api.connect()
     leader = Leader(api, settings.namespace, settings.pod_name)
     fenced.fence = lambda: leader.is_leading
-    cache = Cache()
+    namespaces = settings.watch_namespaces
+    cache = Cache(namespaces)
     REGISTRY.register(Resources(cache))
     controller = Controller(
         settings, fenced, cache, await until_reachable(lambda: keys.signing_key(api, settings.namespace))
@@ -107,7 +108,10 @@ async def run(settings: Settings) -> None:
         return "" if webhook is None or webhook.serving else "waiting for the webhook"
 
     runner = await health.serve(settings.health_port, missing)
-    handlers = watch.registry(cache, controller, webhook)
+    handlers = watch.registry(cache, controller, webhook, namespaces)
+    if namespaces:
+        # kopf looks for the kinds once, when it starts.
+        await until_reachable(api.served)
 
     async def lead() -> None:
         await leader.elected.wait()
@@ -117,7 +121,13 @@ async def run(settings: Settings) -> None:
     # kopf ends by itself on SIGTERM, and cancels what was started after it; so it is what everything else hangs on.
     # It would ask the system for a user name otherwise, and a container's user has none.
     watching = asyncio.create_task(
-        kopf.operator(registry=handlers, clusterwide=True, standalone=True, identity=KopfIdentity(settings.pod_name)),
+        kopf.operator(
+            registry=handlers,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            standalone=True,
+            identity=KopfIdentity(settings.pod_name),
+        ),
         name="kopf",
     )
     parts = [

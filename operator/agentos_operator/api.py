@@ -10,11 +10,12 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from agentos_contracts.resource import API_VERSION, GROUP
 from aiohttp import ClientError
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from .kinds import Kind, Object
+from .kinds import CLAIM, REALM, WORKER, Kind, Object
 from .settings import FIELD_MANAGER
 
 T = TypeVar("T")
@@ -112,6 +113,14 @@ class Api:
     async def get(self, kind: Kind, namespace: str | None, name: str) -> Object:
         """One object; NotFound when there is none."""
         return await self._request("GET", kind.path(namespace, name))
+
+    async def served(self) -> None:
+        """Returns when the API server serves the kinds of this project; NotFound when it does not."""
+        served = {each["name"] for each in (await self._request("GET", f"/apis/{API_VERSION}"))["resources"]}
+        if missing := {kind.plural for kind in (WORKER, REALM, CLAIM)} - served:
+            raise NotFound(
+                404, "NotFound", f"the API server does not serve {', '.join(sorted(missing))} of {GROUP} yet"
+            )
 
     async def list(self, kind: Kind, namespace: str | None = None, **query: str) -> AsyncIterator[Object]:
         """All objects of a kind, page by page; query: labelSelector, fieldSelector."""

@@ -1,17 +1,18 @@
 """What the watches have seen: the newest known state of each object, with the look-ups that reconciling needs.
 
-Fed by kopf's watch streams (watch.py) and by the operator's own writes. ``verify`` compares it with a list from the API, for
+Fed by kopf's watch streams (watch.py) and by the operator's own writes. With ``namespaces`` it holds nothing of others, Realms for
+others included. ``verify`` compares it with a list from the API, for
 streams can lose deletions when they start anew; until the first verification succeeds nothing may be decided from it.
 """
 
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from agentos_contracts.worker import ENGINE_NAME
 
-from .api import Api, until_reachable
+from .api import Api, ApiError, until_reachable
 from .kinds import (
     CLAIM,
     DEPLOYMENT,
@@ -46,7 +47,8 @@ def selector(kind: Kind) -> dict[str, str]:
 class Cache:
     """Objects by key, and by kind and namespace; Workers also by uid, and pods by their Worker's."""
 
-    def __init__(self) -> None:
+    def __init__(self, namespaces: Sequence[str] = ()) -> None:
+        self._namespaces = namespaces
         self._objects: dict[Key, Object] = {}
         self._by_namespace: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
         self._pods_of: defaultdict[tuple[str, str], set[Key]] = defaultdict(set)
@@ -55,6 +57,10 @@ class Cache:
 
     def __contains__(self, key: Key) -> bool:
         return key in self._objects
+
+    def wants(self, obj: Object) -> bool:
+        """Whether an object may be in here: not a Realm of another operator, whose namespace is not among the watched."""
+        return not self._namespaces or obj["kind"] != REALM.kind or obj["spec"]["namespace"] in self._namespaces
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         return self._objects.get(Key(kind.kind, namespace, name))
@@ -119,12 +125,28 @@ class Cache:
         for kind in kinds:
             # Only what was known before the list can be judged by it: newer objects may have come since.
             known = {key: obj["metadata"]["uid"] for key, obj in self._objects.items() if key.kind == kind.kind}
-            listed = {key_of(item): item["metadata"]["uid"] async for item in api.list(kind, **selector(kind))}
+            listed, unreadable = await self._list(api, kind)
             for key, uid in known.items():
-                if listed.get(key) != uid:
+                if key.namespace not in unreadable and listed.get(key) != uid:
                     self.drop(key, uid)
             missing += [key for key, uid in listed.items() if key not in self._objects]
         return missing
+
+    async def _list(self, api: Api, kind: Kind) -> tuple[dict[Key, str], set[str]]:
+        """The uids of what the API has, and the namespaces that could not be read: one must not hold up the others."""
+        listed: dict[Key, str] = {}
+        unreadable: set[str] = set()
+        for namespace in self._namespaces if kind.namespaced and self._namespaces else (None,):
+            try:
+                async for item in api.list(kind, namespace, **selector(kind)):
+                    if self.wants(item):
+                        listed[key_of(item)] = item["metadata"]["uid"]
+            except ApiError as error:
+                if error.status != 403 or namespace is None:
+                    raise
+                log.warning("no rights in a namespace", extra={"namespace": namespace, "error": error.message})
+                unreadable.add(namespace)
+        return listed, unreadable
 
     async def wait_verified(self, api: Api) -> None:
         """Returns once everything that the API lists has come by the watches."""

@@ -1,7 +1,11 @@
 """The kinds that the operator reads or writes, and the REST paths of their objects."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?|", re.ASCII)
+"""What a part of a path may be; empty stands for none. RBAC's names have colons."""
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""
@@ -22,7 +26,14 @@ class Kind:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """REST path of the collection (no name), of one object, or of its subresource."""
+        """REST path of the collection (no name), of one object, or of its subresource.
+
+        ValueError for a name that would lead elsewhere: names may come from what people write, and the operator may read
+        more than they.
+        """
+        for part in (namespace, name):
+            if part is not None and not _SAFE_NAME.fullmatch(part):
+                raise ValueError(f"{part!r} is no name of an object")
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
         if self.namespaced and namespace:
             parts += ["namespaces", namespace]

@@ -50,6 +50,8 @@ class Settings:
     """Labels of the operator's pods in its namespace, by which the engines' NetworkPolicies know them; empty: it is no pod."""
     metrics_from: Sequence[Mapping[str, Any]] = ()
     """NetworkPolicyPeers that read the engines' metrics."""
+    watch_namespaces: tuple[str, ...] = ()
+    """The only namespaces that the operator looks at and has rights in; empty: all of the cluster."""
     log_level: str = "INFO"
     webhook_port: int = 9443
     health_port: int = 8080
@@ -61,6 +63,10 @@ class Settings:
     """How long the engine may be out of reach before a Worker stops being Ready."""
     status_debounce: float = 10.0
     """Status changes that do not touch Ready are gathered for this long, to save writes."""
+
+    def watches(self, namespace: object) -> bool:
+        """Whether what is in this namespace is the operator's to look at."""
+        return not self.watch_namespaces or namespace in self.watch_namespaces
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -80,5 +86,6 @@ class Settings:
                 label.split("=", 1) for label in environ.get("AGENTOS_OPERATOR_LABELS", "").split(",") if label
             ),
             metrics_from=json.loads(environ.get("AGENTOS_METRICS_FROM") or "[]"),
+            watch_namespaces=tuple(environ.get("AGENTOS_WATCH_NAMESPACES", "").split()),
             log_level=environ.get("AGENTOS_LOG_LEVEL", "INFO"),
         )

@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agentos_contracts.reasons import POD_REFUSED, REASONS, REPLICAS_SET_ELSEWHERE, Outlook, WorkerCondition
-from agentos_contracts.redaction import redacted
 
 from .api import Api, NotFound
 from .cache import Cache
 from .events import Recorder
 from .kinds import Key, Kind, Object
 from .metrics import STATUS_WRITES
-from .plan.conditions import condition_of
+from .plan.conditions import condition_of, for_people
 from .work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -94,7 +93,7 @@ def _ready(status: dict[str, Any]) -> tuple[Any, ...]:
 def refused(obj: Object, status: dict[str, Any], condition: str, message: str) -> dict[str, Any]:
     """The same status, but with the cluster's refusal as the named condition and as the reason of Ready."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    told = {"status": "False", "reason": POD_REFUSED.name, "message": redacted(message)}
+    told = {"status": "False", "reason": POD_REFUSED.name, "message": for_people(message)}
     conditions = [c | told if c["type"] in (condition, "Ready") else c for c in status["conditions"]]
     ready = next(c for c in conditions if c["type"] == "Ready")
     conditions = [c for c in conditions if c["type"] not in ("Reconciling", "Stalled")]

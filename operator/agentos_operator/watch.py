@@ -4,7 +4,9 @@ Only ``on.event`` handlers: kopf itself then writes nothing to the cluster. They
 controller; all decisions are made elsewhere.
 """
 
+import itertools
 import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import kopf
@@ -19,8 +21,18 @@ log = logging.getLogger(__name__)
 WATCHED = (WORKER, REALM, CLAIM, *CHILD_KINDS, CONFIG_MAP)
 
 
-def registry(cache: Cache, controller: Controller, webhook: Webhook | None) -> kopf.OperatorRegistry:
-    """All handlers of the operator."""
+class Backoffs:
+    """Seconds between the tries of a request, without an end: rights in a namespace may come back with the namespace."""
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+        yield from itertools.repeat(30.0)
+
+
+def registry(
+    cache: Cache, controller: Controller, webhook: Webhook | None, namespaces: Sequence[str] = ()
+) -> kopf.OperatorRegistry:
+    """All handlers of the operator; ``namespaces``: the only ones that it has rights in."""
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=handlers)
@@ -37,12 +49,18 @@ def registry(cache: Cache, controller: Controller, webhook: Webhook | None) -> k
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = CHILD_SELECTOR
         # One of these is in every namespace, and none is a manifest.
         settings.watching.field_selectors["", "v1", "configmaps"] = "metadata.name!=kube-root-ca.crt"
+        if namespaces:
+            # Neither namespaces nor CRDs are watched then: both would take rights in the whole cluster.
+            settings.scanning.disabled = True
+            settings.networking.error_backoffs = Backoffs()
         if webhook is not None:
             settings.admission.server = webhook.serve
 
     # Coroutines, here and in the webhook: kopf runs plain functions in threads, and the cache is the event loop's.
     async def seen(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
+        if not cache.wants(obj):
+            return
         if obj["kind"] == CONFIG_MAP.kind:
             # Only that it changed matters; its data is read when a Worker needs it.
             controller.changed(obj, None)

@@ -11,7 +11,8 @@ import logging
 import re
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from aiohttp import web
 
 from .api import Api, ApiError
 from .cache import Cache
-from .keys import Certificate, webhook_certificate
+from .certificates import Certificate
+from .keys import webhook_certificate
 from .kinds import CLAIM, REALM, VALIDATING_WEBHOOK, WORKER, Object
 from .metrics import ADMISSIONS
 from .plan.claims import holders
@@ -45,14 +47,16 @@ PATH = "/validate"
 class Webhook:
     """Serves HTTPS in the way that kopf asks of an admission server, and keeps the configuration's ``caBundle`` right."""
 
-    def __init__(self, settings: Settings, api: Api, cache: Cache) -> None:
-        self._settings, self._api, self._cache = settings, api, cache
+    def __init__(
+        self, settings: Settings, api: Api, cache: Cache, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._settings, self._api, self._cache, self._now = settings, api, cache, now
         self._host = f"{settings.webhook_service}.{settings.namespace}.svc"
         self.serving = False
 
     async def serve(self, review: Any) -> AsyncIterator[Any]:
         """kopf's protocol for admission servers: yields once the server runs, then never again."""
-        certificate = await webhook_certificate(self._api, self._settings.namespace, self._host)
+        certificate = await self._certificate()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         _load(context, certificate)
@@ -81,21 +85,23 @@ class Webhook:
             while True:
                 await asyncio.sleep(ROTATION_CHECK)
                 try:
-                    renewed = await webhook_certificate(self._api, self._settings.namespace, self._host)
+                    certificate = await self._certificate()
                 except (ApiError, OSError, TimeoutError) as error:
                     log.warning("the webhook's certificate could not be checked", extra={"error": str(error)})
                     continue
-                if renewed != certificate:
-                    certificate = renewed
-                    _load(context, certificate)
+                # First it is trusted, then it is served.
                 await self._publish(certificate)
+                _load(context, certificate)
         finally:
             self.serving = False
             await runner.cleanup()
 
+    async def _certificate(self) -> Certificate:
+        return await webhook_certificate(self._api, self._settings.namespace, self._host, self._now())
+
     async def _publish(self, certificate: Certificate) -> None:
-        """Tells the API server which authority to trust. Retried until it works: without it the webhook is ignored."""
-        bundle = base64.b64encode(certificate.authority.encode()).decode()
+        """Tells the API server which authorities to trust. Retried until it works: without it the webhook is ignored."""
+        bundle = base64.b64encode(certificate.authorities.encode()).decode()
         name = self._settings.webhook_configuration
         while name:
             try:
@@ -123,8 +129,13 @@ class Webhook:
         resource: Any = dict(body)
         if resource.get("metadata", {}).get("deletionTimestamp") or (old and old.get("spec") == resource.get("spec")):
             return
+        kind, spec = str(resource.get("kind", "")), resource.get("spec")
+        namespace = spec.get("namespace") if kind == REALM.kind and isinstance(spec, dict) else None
+        if namespace is not None and not self._settings.watches(namespace):
+            # Another operator's, perhaps of another version: not this one's to judge.
+            warnings.append(self._unwatched())
+            return
         findings = validate(resource)
-        kind = str(resource.get("kind", ""))
         if kind == REALM.kind:
             findings += own_namespace(resource, self._settings.namespace)
         found = errors(findings)
@@ -136,6 +147,13 @@ class Webhook:
             warnings += self.clashes(resource)
             warnings += self.cycle(resource)
         ADMISSIONS.labels(kind, "admitted").inc()
+
+    def _unwatched(self) -> str:
+        watched = ", ".join(self._settings.watch_namespaces)
+        return (
+            f"spec.namespace: the operator in namespace {self._settings.namespace} watches only {watched} and does nothing for "
+            "this Realm; it works if another operator watches its namespace"
+        )
 
     def clashes(self, worker: Object) -> list[str]:
         """Warnings for the patterns that another Worker holds now."""

@@ -3,92 +3,19 @@
 import asyncio
 import base64
 import re
-import ssl
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from agentos_contracts.tokens import Identity, Role, Verifier, issue
 from agentos_operator.api import ApiError, Conflict
-from agentos_operator.keys import (
-    CERTIFICATE_LIFETIME,
-    IDENTITY_SECRET,
-    RENEW_BEFORE,
-    WEBHOOK_SECRET,
-    make_certificate,
-    new_api_key,
-    signing_key,
-    webhook_certificate,
-)
+from agentos_operator.certificates import make_certificate
+from agentos_operator.keys import IDENTITY_SECRET, WEBHOOK_SECRET, new_api_key, signing_key, webhook_certificate
 from agentos_operator.kinds import SECRET
 
 HOST = "agentos-webhook.agentos-system.svc"
 NAMESPACE = "agentos-system"
-
-
-def handshake(certificate: Any, tmp_path: Any, host: str = HOST, authority: str = "") -> None:
-    """A TLS handshake in memory; raises ssl.SSLError when the client does not trust the server."""
-    (tmp_path / "tls.crt").write_text(certificate.certificate)
-    (tmp_path / "tls.key").write_text(certificate.key)
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
-    trusting = ssl.create_default_context(cadata=authority or certificate.authority)
-    trusting.verify_flags |= ssl.VERIFY_X509_STRICT
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    server = serving.wrap_bio(to_server, to_client, server_side=True)
-    client = trusting.wrap_bio(to_client, to_server, server_hostname=host)
-    pending = [client, server]
-    for _ in range(10):
-        for side in list(pending):
-            try:
-                side.do_handshake()
-                pending.remove(side)
-            except ssl.SSLWantReadError:
-                continue
-        if not pending:
-            return
-    raise AssertionError("the handshake does not end")
-
-
-@pytest.fixture(scope="module")
-def certificate():
-    return make_certificate(HOST, datetime.now(UTC))
-
-
-def test_a_client_that_trusts_the_authority_accepts_the_certificate(certificate, tmp_path):
-    handshake(certificate, tmp_path)
-
-
-def test_it_is_for_no_other_host(certificate, tmp_path):
-    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for"):
-        handshake(certificate, tmp_path, host="other.agentos-system.svc")
-
-
-def test_it_is_not_trusted_by_another_authority(certificate, tmp_path):
-    with pytest.raises(ssl.SSLCertVerificationError):
-        handshake(certificate, tmp_path, authority=make_certificate(HOST, datetime.now(UTC)).authority)
-
-
-def test_a_host_longer_than_a_common_name_may_be_works(tmp_path):
-    host = f"{'a' * 60}.{'b' * 60}.svc"
-    handshake(make_certificate(host, datetime.now(UTC)), tmp_path, host=host)
-
-
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("host", "after", "covered"),
-    [
-        pytest.param(HOST, timedelta(), True, id="new"),
-        pytest.param("other.svc", timedelta(), False, id="another host"),
-        pytest.param(HOST, CERTIFICATE_LIFETIME - RENEW_BEFORE - timedelta(minutes=1), True, id="good for a while"),
-        pytest.param(HOST, CERTIFICATE_LIFETIME - RENEW_BEFORE, False, id="to be renewed"),
-        pytest.param(HOST, CERTIFICATE_LIFETIME + timedelta(days=1), False, id="ended"),
-    ],
-)
-def test_it_covers_its_host_until_some_time_before_its_end(host, after, covered):
-    assert make_certificate(HOST, NOW).covers(host, NOW + after) == covered
 
 
 async def test_the_signing_key_is_made_once_and_signs_what_engines_verify(api):
@@ -129,14 +56,14 @@ async def test_two_replicas_that_start_together_end_with_the_same_key(api):
 async def test_two_replicas_that_start_together_end_with_the_same_certificate(api):
     slow = Slow(api)
     first, second = await asyncio.gather(
-        webhook_certificate(slow, NAMESPACE, HOST), webhook_certificate(slow, NAMESPACE, HOST)
+        webhook_certificate(slow, NAMESPACE, HOST, NOW), webhook_certificate(slow, NAMESPACE, HOST, NOW)
     )
     assert first == second
 
 
 async def test_the_certificate_is_kept_while_it_covers_the_host(api):
-    first = await webhook_certificate(api, NAMESPACE, HOST)
-    assert await webhook_certificate(api, NAMESPACE, HOST) == first
+    first = await webhook_certificate(api, NAMESPACE, HOST, NOW)
+    assert await webhook_certificate(api, NAMESPACE, HOST, NOW) == first
     assert [verb for verb, *_ in api.writes] == ["create"]
 
 
@@ -147,28 +74,30 @@ def stored(api: Any, **data: str) -> None:
 
 
 def as_data(certificate: Any) -> dict[str, str]:
-    return {"ca.crt": certificate.authority, "tls.crt": certificate.certificate, "tls.key": certificate.key}
+    return {"ca.crt": certificate.authorities, "tls.crt": certificate.certificate, "tls.key": certificate.key}
 
 
 @pytest.mark.parametrize(
     "data",
     [
         pytest.param({}, id="empty secret"),
-        pytest.param(as_data(make_certificate("other.svc", datetime.now(UTC))), id="another host"),
-        pytest.param(as_data(make_certificate(HOST, datetime.now(UTC) - timedelta(days=340))), id="about to end"),
+        pytest.param(as_data(make_certificate("other.svc", NOW)), id="another host"),
+        pytest.param(as_data(make_certificate(HOST, NOW - timedelta(days=365))), id="ended"),
+        pytest.param(as_data(make_certificate(HOST, NOW)) | {"tls.key": "none"}, id="a damaged key"),
+        pytest.param({"ca.crt": "none", "tls.crt": "none", "tls.key": "none"}, id="no certificate"),
     ],
 )
-async def test_a_certificate_that_does_not_do_is_made_anew(api, data, tmp_path):
+async def test_a_certificate_that_does_not_do_is_made_anew(api, data):
     stored(api, **data)
-    made = await webhook_certificate(api, NAMESPACE, HOST)
+    made = await webhook_certificate(api, NAMESPACE, HOST, NOW)
     assert api.writes == [("replace", "Secret", WEBHOOK_SECRET)]
-    handshake(made, tmp_path)
-    assert await webhook_certificate(api, NAMESPACE, HOST) == made
+    assert made.serves(HOST, NOW)
+    assert await webhook_certificate(api, NAMESPACE, HOST, NOW) == made
 
 
 async def test_of_two_replicas_that_renew_at_once_the_second_takes_the_firsts(api):
     stored(api)
-    theirs = make_certificate(HOST, datetime.now(UTC))
+    theirs = make_certificate(HOST, NOW)
     replace = api.replace
 
     async def beaten(*arguments: Any) -> Any:
@@ -176,7 +105,7 @@ async def test_of_two_replicas_that_renew_at_once_the_second_takes_the_firsts(ap
         return await replace(*arguments)
 
     api.replace = beaten
-    assert await webhook_certificate(api, NAMESPACE, HOST) == theirs
+    assert await webhook_certificate(api, NAMESPACE, HOST, NOW) == theirs
 
 
 async def test_an_api_server_that_fails_is_told_not_papered_over(api, refused):

@@ -125,6 +125,15 @@ TABLE = [
         "namespace team is being deleted; wait until it is gone",
     ),
     (
+        "namespace is not there, and not the operator's to make",
+        {"namespace": None, "makes_namespaces": False, **NO_ENGINE},
+        "NamespaceReady",
+        False,
+        reasons.NAMESPACE_MISSING,
+        "namespace team is not there, or the operator has no rights in it; make it, then repeat helm upgrade, which brings "
+        "the rights",
+    ),
+    (
         "errors in the spec",
         {
             "findings": [

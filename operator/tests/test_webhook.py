@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import ssl
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -234,7 +235,7 @@ async def test_a_configuration_that_is_right_is_not_written(endpoint, api):
 
 
 async def _certificate(api: Any) -> Any:
-    return await webhook_certificate(api, "agentos-system", HOST)
+    return await webhook_certificate(api, "agentos-system", HOST, datetime.now(UTC))
 
 
 async def test_a_configuration_that_comes_late_is_told_then(api, clock):

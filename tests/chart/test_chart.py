@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agentos_operator.keys import IDENTITY_SECRET, WEBHOOK_SECRET
 from agentos_operator.settings import Settings
 from agentos_operator.webhook import PATH
 from ruamel.yaml import YAML
@@ -29,6 +30,7 @@ EVERY_VALUE_CHANGED = {
     "engineImage": "registry.example.org:5000/team/engine@sha256:" + "0" * 64,
     "replicas": 2,
     "defaultRealm": {"create": True, "name": "prod", "namespace": "123"},
+    "watchNamespaces": ["team-a", "123"],
     "metrics": {
         "serviceMonitor": {"enabled": True, "interval": "1m", "labels": {"release": "prometheus"}},
         "rules": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -79,6 +81,15 @@ CLUSTER_RIGHTS: dict[Right, set[str]] = {
     ("apiextensions.k8s.io", "customresourcedefinitions", None): {"list", "watch"},
     ("admissionregistration.k8s.io", "validatingwebhookconfigurations", "agentos"): {"get", "patch"},
 }
+CLUSTER_ONLY: tuple[Right, ...] = (
+    ("agentos.dev", "realms", None),
+    ("agentos.dev", "realms/status", None),
+    ("agentos.dev", "realms/finalizers", None),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations", "agentos"),
+)
+"""What is left in the whole cluster when only certain namespaces are watched."""
+EVENTS: Right = ("events.k8s.io", "events", None)
+READ, WRITE = {"get", "list", "watch"}, {"create", "update", "patch", "delete", "deletecollection"}
 OWN_NAMESPACE_RIGHTS: dict[Right, set[str]] = {
     ("coordination.k8s.io", "leases", None): {"create"},
     ("coordination.k8s.io", "leases", "agentos-operator"): {"get", "update"},
@@ -131,6 +142,11 @@ def rights(role: dict) -> dict[Right, set[str]]:
                 for name in rule.get("resourceNames", [None]):
                     granted.setdefault((group, resource, name), set()).update(rule["verbs"])
     return granted
+
+
+def role_in(objects: list[dict], namespace: str) -> dict:
+    (found,) = [o for o in objects if o["kind"] == "Role" and o["metadata"]["namespace"] == namespace]
+    return found
 
 
 def environment(objects: list[dict]) -> dict[str, str]:
@@ -188,19 +204,24 @@ def test_exactly_these_objects_are_made(chart: Helm, values: dict) -> None:
         ("ServiceMonitor", "agentos-operator"),
         ("ConfigMap", "agentos-dashboard"),
     ]
-    assert {(o["kind"], o["metadata"]["name"]) for o in chart.render(values)} == {
-        *(watching if "metrics" in values else ()),
-        ("ClusterRole", "agentos-edit"),
-        ("ClusterRole", "agentos-operator"),
-        ("ClusterRole", "agentos-view"),
-        ("ClusterRoleBinding", "agentos-operator"),
-        ("Deployment", "agentos-operator"),
-        ("Role", "agentos-operator"),
-        ("RoleBinding", "agentos-operator"),
-        ("Service", "agentos-operator"),
-        ("ServiceAccount", "agentos-operator"),
-        ("ValidatingWebhookConfiguration", "agentos"),
-    }
+    made = sorted((o["kind"], o["metadata"]["name"]) for o in chart.render(values))
+    # With names to watch: a Role in each, one in default for the Events of Realms, and the operator's own.
+    in_namespaces = [("Role", "agentos-operator"), ("RoleBinding", "agentos-operator")] * (4 if values else 1)
+    assert made == sorted(
+        [
+            *in_namespaces,
+            *(watching if "metrics" in values else ()),
+            ("ClusterRole", "agentos-edit"),
+            ("ClusterRole", "agentos-operator"),
+            ("ClusterRole", "agentos-realms"),
+            ("ClusterRole", "agentos-view"),
+            ("ClusterRoleBinding", "agentos-operator"),
+            ("Deployment", "agentos-operator"),
+            ("Service", "agentos-operator"),
+            ("ServiceAccount", "agentos-operator"),
+            ("ValidatingWebhookConfiguration", "agentos"),
+        ]
+    )
 
 
 @pytest.mark.parametrize("release", ["staging", "x" * 53])
@@ -246,6 +267,7 @@ def test_the_operator_is_told_everything_by_its_environment(chart: Helm) -> None
         "AGENTOS_IMAGE": "localhost/agentos:0.1.0",
         "AGENTOS_DEFAULT_REALM": "default",
         "AGENTOS_DEFAULT_REALM_NAMESPACE": "default",
+        "AGENTOS_WATCH_NAMESPACES": "",
         "AGENTOS_WEBHOOK_SERVICE": "agentos-operator",
         "AGENTOS_WEBHOOK_CONFIGURATION": "agentos",
         "AGENTOS_OTLP_ENDPOINT": "",
@@ -285,6 +307,7 @@ def test_every_value_reaches_the_pod(chart: Helm) -> None:
     assert told["AGENTOS_IMAGE"] == EVERY_VALUE_CHANGED["engineImage"]
     assert (told["AGENTOS_DEFAULT_REALM"], told["AGENTOS_DEFAULT_REALM_NAMESPACE"]) == ("prod", "123")
     assert told["AGENTOS_LOG_LEVEL"] == "DEBUG"
+    assert Settings.from_environment(told).watch_namespaces == ("team-a", "123")
     assert Settings.from_environment(told).engine_environment == {
         "AGENTOS_OTLP_ENDPOINT": "http://collector.observability:4318",
         "AGENTOS_TRACE_RATIO": "0.5",
@@ -332,9 +355,43 @@ def test_the_operator_knows_the_labels_by_which_network_policies_let_it_reach_en
 
 
 def test_the_operator_has_these_rights_and_no_others(chart: Helm) -> None:
-    objects = chart.render(EVERY_VALUE_CHANGED)
+    objects = chart.render({name: value for name, value in EVERY_VALUE_CHANGED.items() if name != "watchNamespaces"})
     assert rights(one(objects, "ClusterRole", "agentos-operator")) == CLUSTER_RIGHTS
     assert rights(one(objects, "Role")) == OWN_NAMESPACE_RIGHTS
+
+
+def test_with_names_to_watch_it_has_them_in_these_namespaces_alone(chart: Helm) -> None:
+    objects = chart.render(EVERY_VALUE_CHANGED)
+    cluster = rights(one(objects, "ClusterRole", "agentos-operator"))
+    in_one = rights(role_in(objects, "team-a"))
+    assert cluster == {right: CLUSTER_RIGHTS[right] for right in CLUSTER_ONLY}
+    assert in_one == {
+        right: verbs - {"create"} if right == ("", "namespaces", None) else verbs
+        for right, verbs in CLUSTER_RIGHTS.items()
+        if right not in (*CLUSTER_ONLY, ("apiextensions.k8s.io", "customresourcedefinitions", None))
+    }
+    assert rights(role_in(objects, "123")) == in_one
+    assert rights(role_in(objects, "default")) == {EVENTS: CLUSTER_RIGHTS[EVENTS]}
+    own_secrets = {("", "secrets", name): {"get", "update"} for name in (IDENTITY_SECRET, WEBHOOK_SECRET)}
+    assert rights(role_in(objects, "agentos-system")) == (
+        OWN_NAMESPACE_RIGHTS | own_secrets | {("", "secrets", None): {"create"}}
+    )
+    account = {"kind": "ServiceAccount", "name": "agentos-operator", "namespace": "agentos-system"}
+    bindings = [o for o in objects if o["kind"] == "RoleBinding"]
+    assert {o["metadata"]["namespace"] for o in bindings} == {"team-a", "123", "default", "agentos-system"}
+    assert all((o["subjects"], o["roleRef"]["name"]) == ([account], "agentos-operator") for o in bindings)
+    (webhook,) = one(objects, "ValidatingWebhookConfiguration")["webhooks"]
+    assert webhook["namespaceSelector"] == {
+        "matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["team-a", "123"]}]
+    }
+    assert one(objects, "ServiceMonitor", "agentos-engine")["spec"]["namespaceSelector"] == {
+        "matchNames": ["team-a", "123"]
+    }
+
+
+def test_without_a_default_realm_it_may_not_make_realms(chart: Helm) -> None:
+    objects = chart.render({"defaultRealm": {"create": False}})
+    assert rights(one(objects, "ClusterRole", "agentos-operator"))["agentos.dev", "realms", None] == READ
 
 
 def test_the_install_page_lists_exactly_the_rights_in_the_whole_cluster() -> None:
@@ -350,11 +407,12 @@ def test_the_install_page_lists_exactly_the_rights_in_the_whole_cluster() -> Non
 
 def test_no_role_has_a_wildcard_reads_all_secrets_or_can_raise_rights(chart: Helm) -> None:
     roles = [o for o in chart.render() if o["kind"] in ("ClusterRole", "Role")]
-    assert len(roles) == 4
+    assert len(roles) == 5
     for role in roles:
         for (group, resource, name), verbs in rights(role).items():
             assert "*" not in {group, resource, name, *verbs}
-            assert not {"bind", "escalate", "impersonate", "deletecollection"} & verbs
+            assert not {"bind", "escalate", "impersonate"} & verbs
+            assert "deletecollection" not in verbs or role["metadata"]["name"] != "agentos-operator"
             assert group not in ("rbac.authorization.k8s.io", "certificates.k8s.io", "authentication.k8s.io")
             assert resource not in ("pods/exec", "pods/attach", "nodes", "nodes/proxy", "serviceaccounts/token")
             if resource == "secrets":
@@ -383,21 +441,29 @@ def test_the_bindings_give_the_operators_roles_to_its_account_only(chart: Helm) 
             "agentos-view",
             {"view", "edit", "admin"},
             {
-                ("agentos.dev", resource, None): {"get", "list", "watch"}
-                for resource in ("workers", "realms", "functionclaims")
+                **{("agentos.dev", each, None): READ for each in ("workers", "realms", "functionclaims")},
+                **{
+                    ("agentos.dev", each, None): {"get"}
+                    for each in ("workers/status", "workers/scale", "realms/status")
+                },
             },
         ),
         (
             "agentos-edit",
             {"edit", "admin"},
             {
-                ("agentos.dev", "workers", None): {"create", "update", "patch", "delete"},
-                ("agentos.dev", "workers/scale", None): {"get", "update", "patch"},
+                ("agentos.dev", "workers", None): WRITE,
+                ("agentos.dev", "workers/scale", None): {"update", "patch"},
             },
+        ),
+        (
+            "agentos-realms",
+            set(),
+            {("agentos.dev", "realms", None): READ | WRITE, ("agentos.dev", "realms/status", None): {"get"}},
         ),
     ],
 )
-def test_people_get_their_rights_with_kubernetes_own_roles(
+def test_people_get_their_rights_with_kubernetes_own_roles_or_by_a_binding(
     chart: Helm, name: str, joins: set[str], granted: dict[Right, set[str]]
 ) -> None:
     role = one(chart.render(), "ClusterRole", name)
@@ -460,6 +526,15 @@ def test_the_webhook_checks_workers_and_realms_and_lets_pass_when_the_operator_i
         ({"image": {"pullPolicy": "Sometimes"}}, r"at '/image/pullPolicy': value must be one of 'Always',"),
         ({"defaultRealm": {"create": "yes"}}, r"at '/defaultRealm/create': got string, want boolean"),
         ({"defaultRealm": {"name": "Prod_1"}}, r"at '/defaultRealm/name': 'Prod_1' does not match pattern"),
+        ({"watchNamespaces": ["Team_A"]}, r"at '/watchNamespaces/0': 'Team_A' does not match pattern"),
+        (
+            {"watchNamespaces": ["team-a"]},
+            r"defaultRealm.namespace: default is not among watchNamespaces; add it there",
+        ),
+        (
+            {"watchNamespaces": ["default", "agentos-system"]},
+            r"watchNamespaces: agentos-system is the operator's own namespace, with the key that signs identities",
+        ),
         ({"logLevel": "loud"}, r"at '/logLevel': value must be one of 'debug', 'info',"),
         ({"podAnnotations": {"a": True}}, r"at '/podAnnotations/a': got boolean, want string"),
         ({"resources": {"limits": {"memory": "lots"}}}, r"at '/resources/limits/memory': 'lots' does not match"),

@@ -14,6 +14,8 @@ NODE_NAME = "node0"
 PAUSE_IMAGE = "localhost/pause:1"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
+AUDITED_GROUP = "system:serviceaccounts:agentos-system"
+"""Whose every request is in the audit log: the operator's."""
 
 # kubelet sets these for the whole machine unless they already have the value: k8s.io/component-helpers/node/util/sysctl.
 PINNED_SYSCTLS = {
@@ -176,13 +178,14 @@ def corefile(layout: Layout) -> str:
 
 
 def audit_policy() -> str:
-    """Every write but the Leases', once each, without bodies."""
+    """Every write but the Leases', once each, without bodies; of who is watched for its rights the reads and Leases too."""
     return _json(
         {
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
             "omitStages": ["RequestReceived"],
             "rules": [
+                {"level": "Metadata", "userGroups": [AUDITED_GROUP]},
                 {"level": "None", "verbs": ["get", "list", "watch"]},
                 {"level": "None", "resources": [{"group": "coordination.k8s.io", "resources": ["leases"]}]},
                 {"level": "Metadata"},

@@ -42,7 +42,7 @@ class Cluster:
 
     @property
     def audit_log(self) -> Path | None:
-        """The apiserver's audit log, one JSON object per line, reads and Leases left out. None with kind."""
+        """The apiserver's audit log, one JSON object per line; reads and Leases only of the operator. None with kind."""
         return self.state / "log" / "audit.log" if isinstance(self.node, BareNode) else None
 
     @property

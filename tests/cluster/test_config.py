@@ -65,12 +65,14 @@ def test_only_the_authority_may_sign() -> None:
     assert "CA:TRUE" not in pki.settings(pki.Certificate("admin", "kubernetes-admin", "system:masters"))
 
 
-def test_the_audit_log_leaves_out_reads_and_leases_and_the_stage_before_the_work() -> None:
+def test_the_audit_log_leaves_out_the_stage_before_the_work_and_reads_and_leases_of_all_but_the_operator() -> None:
     policy = json.loads(config.audit_policy())
     assert policy["omitStages"] == ["RequestReceived"]
-    assert policy["rules"][0] == {"level": "None", "verbs": ["get", "list", "watch"]}
-    assert policy["rules"][1]["resources"] == [{"group": "coordination.k8s.io", "resources": ["leases"]}]
-    assert policy["rules"][-1] == {"level": "Metadata"}
+    of_the_operator, reads, leases, others = policy["rules"]
+    assert of_the_operator == {"level": "Metadata", "userGroups": ["system:serviceaccounts:agentos-system"]}
+    assert reads == {"level": "None", "verbs": ["get", "list", "watch"]}
+    assert leases["resources"] == [{"group": "coordination.k8s.io", "resources": ["leases"]}]
+    assert others == {"level": "Metadata"}
 
 
 def test_only_what_the_apiserver_needs_starts_before_it_is_ready() -> None:

@@ -50,6 +50,12 @@ def worker(name: str, *functions: str, owns: list[str] | None = None, **spec: An
     }
 
 
+def realm(name: str, **spec: Any) -> dict[str, Any]:
+    """A Realm with a namespace of its own name."""
+    body = {"namespace": name} | spec
+    return {"apiVersion": "agentos.dev/v1alpha1", "kind": "Realm", "metadata": {"name": name}, "spec": body}
+
+
 def apply(cluster: Cluster, *objects: dict[str, Any], check: bool = True) -> subprocess.CompletedProcess[str]:
     """kubectl apply of objects."""
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)} if len(objects) != 1 else objects[0])
@@ -106,3 +112,12 @@ def until_ready(cluster: Cluster, *names: str, timeout: float = 90.0) -> None:
         "wait", "-n", NAMESPACE, "--for=condition=Ready", *(f"worker/{name}" for name in names), f"--timeout={timeout:.0f}s",
         timeout=timeout + 10,
     )  # fmt: skip
+
+
+def can(cluster: Cluster, who: str, verb: str, what: str, namespace: str | None = NAMESPACE) -> bool:
+    """What the API server says of a right; ``what`` may have a subresource behind a slash."""
+    resource, _, subresource = what.partition("/")
+    options = [f"--subresource={subresource}"] if subresource else []
+    where = ["-n", namespace] if namespace else ["--all-namespaces"]
+    asked = cluster.kubectl("auth", "can-i", verb, resource, *options, *where, "--as", who, check=False)
+    return asked.stdout.strip() == "yes"

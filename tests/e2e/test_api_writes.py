@@ -1,35 +1,26 @@
 """What the operator costs the API server: counted in the API server's own audit log."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import Cluster
+from tests.e2e.audit import READS, requests
 from tests.e2e.support import NAMESPACE, apply, condition, get, until, until_ready, worker
 
 pytestmark = pytest.mark.cluster
 
-OPERATOR = "system:serviceaccount:agentos-system:agentos-operator"
 NOT_COUNTED = {"leases", "events"}
 
 
 def writes(log: Path, since: int) -> Counter[str]:
     """The operator's writes that were answered, from a byte offset of the log on, by verb and resource."""
-    counted: Counter[str] = Counter()
-    with log.open("rb") as file:
-        file.seek(since)
-        for line in file:
-            event = json.loads(line)
-            what = event.get("objectRef", {})
-            if event["user"]["username"] != OPERATOR or event["verb"] in ("get", "list", "watch"):
-                continue
-            if event["stage"] == "ResponseComplete" and what.get("resource") not in NOT_COUNTED:
-                counted[
-                    f"{event['verb']} {what.get('resource')}{'/' + what['subresource'] if 'subresource' in what else ''}"
-                ] += 1
-    return counted
+    return Counter(
+        f"{request.verb} {request.resource}"
+        for request in requests(log, since)
+        if request.verb not in READS and request.resource not in NOT_COUNTED
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from agentos_contracts.findings import visible
 from agentos_contracts.reasons import READY, ROLLOUT_IN_PROGRESS, Outlook, Reason
 from agentos_contracts.redaction import redacted
 
@@ -60,11 +61,14 @@ def build_conditions(
 
 
 def _condition(name: str, ok: bool, verdict: Verdict) -> dict[str, Any]:
-    # Words of containers, engines and the cluster may be among it.
-    message = redacted(verdict.message or verdict.reason.meaning)
-    if len(message) > MESSAGE_LIMIT:
-        message = message[: MESSAGE_LIMIT - 1] + "…"
+    message = for_people(verdict.message or verdict.reason.meaning)
     return {"type": name, "status": "True" if ok else "False", "reason": verdict.reason.name, "message": message}
+
+
+def for_people(message: str) -> str:
+    """A condition's message: words of containers, engines and the cluster may be among it."""
+    told = visible(redacted(message))
+    return told if len(told) <= MESSAGE_LIMIT else told[: MESSAGE_LIMIT - 1] + "…"
 
 
 def condition_of(obj: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 from datetime import UTC, datetime
 
+from agentos_contracts.findings import errors
 from agentos_contracts.reasons import ADDRESS_PENDING, RealmCondition
 from agentos_contracts.validation import validate_realm
 from agentos_contracts.worker import ENGINE_NAME
@@ -47,7 +48,7 @@ async def reconcile(context: Context, key: Key) -> None:
     status = plan.status
     try:
         if plan.namespace is not None:
-            await _take_namespace(context, plan.namespace)
+            await _take_namespace(context, plan.namespace, snapshot.namespace)
         if plan.api_key is not None and await context.applier.make_once(
             plan.api_key, new_api_key, realm["metadata"]["uid"]
         ):
@@ -85,10 +86,8 @@ async def reconcile(context: Context, key: Key) -> None:
 async def _observe(context: Context, realm: Object) -> planner.RealmInput:
     cache, name, namespace_name = context.cache, realm["metadata"]["name"], realm["spec"]["namespace"]
     uid = realm["metadata"]["uid"]
-    try:
-        namespace = await context.api.get(NAMESPACE, None, namespace_name)
-    except NotFound:
-        namespace = None
+    findings = [*validate_realm(realm), *planner.own_namespace(realm, context.settings.namespace)]
+    namespace = None if errors(findings) else await _namespace(context, namespace_name)
     statefulset = cache.get(STATEFULSET, namespace_name, ENGINE_NAME)
     if statefulset is not None and not owned_by(statefulset, uid):
         statefulset = None
@@ -99,7 +98,7 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
     return planner.RealmInput(
         realm=realm,
         now=datetime.now(UTC),
-        findings=[*validate_realm(realm), *planner.own_namespace(realm, context.settings.namespace)],
+        findings=findings,
         namespace=namespace,
         rival=_rival(context, realm),
         statefulset=statefulset,
@@ -123,6 +122,7 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
         gateway=gateway,
         gateway_api=gateway_api,
         grace=context.settings.engine_grace,
+        makes_namespaces=not context.settings.watch_namespaces,
     )
 
 
@@ -163,6 +163,18 @@ def _waits_for_address(status: Object) -> bool:
     return condition_of({"status": status}, RealmCondition.EXPOSED).get("reason") == ADDRESS_PENDING.name
 
 
+async def _namespace(context: Context, name: str) -> Object | None:
+    try:
+        return await context.api.get(NAMESPACE, None, name)
+    except NotFound:
+        return None
+    except ApiError as error:
+        # Rights in single namespaces are objects in them, and go with them.
+        if error.status == 403 and context.settings.watch_namespaces:
+            return None
+        raise
+
+
 def _rival(context: Context, realm: Object) -> str:
     """The older Realm that has the namespace already; empty when it is this one's."""
     holder = context.cache.realm_of(realm["spec"]["namespace"])
@@ -182,20 +194,23 @@ async def _unbound_volume(context: Context, namespace: str) -> str:
     return "" if claim.get("status", {}).get("phase") == "Bound" else name
 
 
-async def _take_namespace(context: Context, wanted: Object) -> None:
+async def _take_namespace(context: Context, wanted: Object, actual: Object | None) -> None:
     """Makes the namespace, or marks the one that is there as this Realm's. One that was there is never deleted with it."""
-    try:
-        await context.api.create(NAMESPACE, wanted)
-    except AlreadyExists:
-        name = wanted["metadata"]["name"]
-        there = (await context.api.get(NAMESPACE, None, name))["metadata"]
-        metadata = {
-            "resourceVersion": there["resourceVersion"],
-            "labels": {REALM_LABEL: wanted["metadata"]["labels"][REALM_LABEL]},
-        }
-        if there.get("labels", {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER:
-            metadata["ownerReferences"] = wanted["metadata"].get("ownerReferences")
-        await context.api.patch(NAMESPACE, None, name, {"metadata": metadata})
+    name = wanted["metadata"]["name"]
+    if actual is None:
+        try:
+            await context.api.create(NAMESPACE, wanted)
+            return
+        except AlreadyExists:
+            actual = await context.api.get(NAMESPACE, None, name)
+    there = actual["metadata"]
+    metadata = {
+        "resourceVersion": there["resourceVersion"],
+        "labels": {REALM_LABEL: wanted["metadata"]["labels"][REALM_LABEL]},
+    }
+    if there.get("labels", {}).get(MANAGED_BY_LABEL) == FIELD_MANAGER:
+        metadata["ownerReferences"] = wanted["metadata"].get("ownerReferences")
+    await context.api.patch(NAMESPACE, None, name, {"metadata": metadata})
 
 
 async def _gone(context: Context, name: str) -> None:

@@ -250,6 +250,10 @@ class WorkerReconciler:
             self._config_maps.pop(key, None)
             inline = spec.get("manifest")
             return inline if isinstance(inline, dict) else None, validate_worker(worker), ""
+        of_the_spec = validate_worker(worker)
+        if any(finding.path.startswith("spec.manifestFrom") for finding in errors(of_the_spec)):
+            # Not even a name; nothing is read by it.
+            return None, of_the_spec, ""
         name, entry = reference["name"], reference.get("key", "iii.worker.yaml")
         self._config_maps[key] = (key.namespace, name)
         try:
@@ -265,7 +269,7 @@ class WorkerReconciler:
         findings = [replace(f, path=f"{path} line {f.line}" if f.line else path) for f in unreadable]
         if manifest is not None:
             findings += [*validate_manifest(manifest, path), *image_findings(spec, manifest)]
-        return manifest, [*findings, *validate_worker(worker)], ""
+        return manifest, [*findings, *of_the_spec], ""
 
     def _remember(self, worker: Object, known: Effective | None, status: Mapping[str, Any]) -> None:
         """Keeps what others may depend on, and wakes those that do when it changed."""

@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentos_contracts.findings import Finding, error, errors
-from agentos_contracts.reasons import NAMESPACE_READY, NAMESPACE_TAKEN, NAMESPACE_TERMINATING, REALM_INVALID
+from agentos_contracts.reasons import (
+    NAMESPACE_MISSING,
+    NAMESPACE_READY,
+    NAMESPACE_TAKEN,
+    NAMESPACE_TERMINATING,
+    REALM_INVALID,
+)
 
 from ...kinds import owned_by
 from ...settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
@@ -25,6 +31,13 @@ def namespace_ready(i: RealmInput) -> Verdict:
         )
     if i.namespace is not None and i.namespace["metadata"].get("deletionTimestamp"):
         return Verdict(False, NAMESPACE_TERMINATING, f"namespace {name} is being deleted; wait until it is gone")
+    if i.namespace is None and not i.makes_namespaces:
+        return Verdict(
+            False,
+            NAMESPACE_MISSING,
+            f"namespace {name} is not there, or the operator has no rights in it; make it, then repeat helm upgrade, "
+            "which brings the rights",
+        )
     return Verdict(True, NAMESPACE_READY)
 
 

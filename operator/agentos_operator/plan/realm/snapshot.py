@@ -44,6 +44,8 @@ class RealmInput:
     """The Gateway that the HTTPRoute is attached to, where it can be read."""
     gateway_api: bool = True
     """Whether the cluster serves HTTPRoutes."""
+    makes_namespaces: bool = True
+    """Whether the operator may make the namespace when it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
