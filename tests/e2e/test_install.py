@@ -39,21 +39,6 @@ def test_helm_upgrade_leaves_the_webhook_working(cluster: Cluster) -> None:
     assert 'admission webhook "validate.agentos.dev" denied the request: spec.version: ' in refused.stderr
 
 
-def test_everything_passes_pod_security_restricted(cluster: Cluster) -> None:
-    label = "pod-security.kubernetes.io/enforce"
-    for namespace in (NAMESPACE, demo.NAMESPACE):
-        warned = cluster.kubectl(
-            "label", "namespace", namespace, f"{label}=restricted", "--overwrite", "--dry-run=server"
-        )
-        assert "violate" not in warned.stderr, warned.stderr
-    cluster.kubectl("label", "namespace", NAMESPACE, f"{label}=restricted", "--overwrite")
-    try:
-        apply(cluster, worker("restricted", "restricted::one"))
-        until_ready(cluster, "restricted")
-    finally:
-        cluster.kubectl("label", "namespace", NAMESPACE, f"{label}-")
-
-
 def test_a_program_on_the_host_calls_a_function_with_the_printed_urls(cluster: Cluster) -> None:
     apply(cluster, worker("callee", "callee::one"))
     until_ready(cluster, "callee")

@@ -1,0 +1,54 @@
+"""Everything that is made passes Pod Security "restricted", enforced in all three kinds of namespaces."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import demo
+from tests.cluster import Cluster
+from tests.e2e.support import apply, condition, get, listed, realm, until, worker
+
+pytestmark = pytest.mark.cluster
+
+LABEL = "pod-security.kubernetes.io/enforce"
+STRICT = "strict"
+
+
+@pytest.fixture
+def strict(cluster: Cluster) -> Iterator[Cluster]:
+    """A namespace that enforces it before any Realm has it, and the operator's own."""
+    cluster.kubectl("create", "namespace", STRICT)
+    cluster.kubectl("label", "namespace", STRICT, f"{LABEL}=restricted")
+    warned = cluster.kubectl("label", "namespace", demo.NAMESPACE, f"{LABEL}=restricted", "--overwrite")
+    assert "violate" not in warned.stderr, warned.stderr
+    yield cluster
+    cluster.kubectl("label", "namespace", demo.NAMESPACE, f"{LABEL}-")
+    cluster.kubectl("delete", "realm", STRICT, "--ignore-not-found", "--timeout=90s", timeout=100)
+    cluster.kubectl("delete", "namespace", STRICT, "--timeout=90s", timeout=100)
+
+
+def test_operator_engine_and_workers_run_where_restricted_is_enforced(strict: Cluster) -> None:
+    deployment = ("-n", demo.NAMESPACE, "deployment/agentos-operator")
+    strict.kubectl("rollout", "restart", *deployment)
+    strict.kubectl("rollout", "status", *deployment, "--timeout=120s", timeout=130)
+    apply(strict, realm(STRICT, engine={"storage": {"size": "1Gi"}}))
+    body = worker("modest", "modest::one", replicas=2)
+    body["metadata"]["namespace"] = STRICT
+    apply(strict, body)
+    strict.kubectl("wait", "-n", STRICT, "--for=condition=Ready", "worker/modest", "--timeout=120s", timeout=130)
+    strict.kubectl("wait", "--for=condition=Ready", f"realm/{STRICT}", "--timeout=90s", timeout=100)
+    assert len(listed(strict, "pods", namespace=STRICT)) == 3
+
+
+def test_a_pod_that_may_not_run_there_is_told_on_its_worker(strict: Cluster) -> None:
+    apply(strict, realm(STRICT))
+    strict.kubectl("wait", "--for=condition=Ready", f"realm/{STRICT}", "--timeout=90s", timeout=100)
+    root = worker("root", "root::one", image="localhost/pause:1", command=None, env=None)
+    root["metadata"]["namespace"] = STRICT
+    apply(strict, root)
+    # An image that runs as root: the pod itself says runAsNonRoot, so the kubelet refuses the container.
+    until(
+        "it is told",
+        lambda: condition(get(strict, "worker", "root", STRICT), "Available")[1] == "ContainerConfigInvalid",
+        90,
+    )
