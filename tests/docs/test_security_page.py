@@ -27,6 +27,17 @@ def test_each_example_is_valid(resource):
         assert validate(resource) == []
 
 
+def test_every_line_of_who_can_do_what_names_tests_that_there_are():
+    table = PAGE.split("## Who can do what")[1].split("\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert len(lines) > 10
+    for line in lines:
+        named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", line)
+        assert named, line
+        for path, test in named:
+            assert f"def {test}(" in (PROJECT_ROOT / path).read_text(), f"{path}::{test}"
+
+
 def test_the_page_has_examples():
     assert {"shop", "reader"} <= {each["metadata"]["name"] for each in RESOURCES}
 
