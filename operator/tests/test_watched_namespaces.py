@@ -12,7 +12,7 @@ from agentos_operator.cache import Cache
 from agentos_operator.controller import Controller
 from agentos_operator.kinds import REALM, WORKER, Key, Kind, Object
 from agentos_operator.settings import Settings
-from agentos_operator.watch import Backoffs
+from agentos_operator.watch import Backoffs, registry
 from agentos_operator.webhook import Webhook
 
 ENVIRONMENT = {"POD_NAMESPACE": "agentos-system", "POD_NAME": "operator-0", "AGENTOS_IMAGE": "agentos:1"}
@@ -94,6 +94,17 @@ async def test_a_namespace_without_rights_holds_up_no_other_and_nothing_in_it_is
 async def test_without_watched_namespaces_a_lack_of_rights_is_an_error(api):
     with pytest.raises(ApiError, match="forbidden"):
         await Cache().verify(Limited(api))
+
+
+@pytest.mark.parametrize("kind", ["ADDED", "MODIFIED", "DELETED"])
+async def test_news_of_realms_of_others_change_nothing(api, controller, kind):
+    handlers = registry(controller.context.cache, controller, None, ("team", "other")).__dict__["_watching"]
+    (seen,) = [handler.fn for handler in handlers.get_all_handlers() if handler.id == "watch-realms"]
+    await seen(event={"type": kind, "object": realm("theirs", "default")})
+    assert controller.context.cache.all(REALM) == []
+    assert len(controller.context.queue) == 0
+    await seen(event={"type": kind, "object": realm("mine", "team")})
+    assert len(controller.context.queue) > 0
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ NOT_SEEN = {
     "an object is read by itself when the watch has not brought it within 6 s, which no test can arrange": (
         not_seen("agentos.dev", "workers realms functionclaims", "get")
         | not_seen("apps", "deployments statefulsets", "get")
+        | not_seen("policy", "poddisruptionbudgets", "get")
         | not_seen("", "pods", "get")
     ),
 }
@@ -107,8 +108,14 @@ def a_workers_life(cluster: Cluster) -> None:
     from_map = {"configMapKeyRef": {"name": "used"}}
     apply(cluster, worker("used", "used::one", manifest=None, manifestFrom=from_map))
     until_ready(cluster, "used")
-    apply(cluster, worker("second", "used::two"))
+    apply(cluster, worker("second", "used::two", replicas=2))
     until_ready(cluster, "second")
+    budget = until("two pods have a disruption budget", lambda: get(cluster, "poddisruptionbudget", "second"))
+    loose = json.dumps({"spec": {"maxUnavailable": 2}})
+    cluster.kubectl("patch", "poddisruptionbudget", "second", "-n", NAMESPACE, "--type=merge", "-p", loose)
+    until("it is put right", lambda: get(cluster, "poddisruptionbudget", "second")["spec"] == budget["spec"])
+    apply(cluster, worker("second", "used::two", replicas=1))
+    until("one pod has none", lambda: not get(cluster, "poddisruptionbudget", "second"))
     changed = {"requests": {"cpu": "2m"}}
     apply(cluster, worker("used", "used::one", manifest=None, manifestFrom=from_map, resources=changed))
     until("the change is rolled out", lambda: condition(get(cluster, "worker", "used"), "Reconciling")[0] == "")
