@@ -88,13 +88,14 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
     uid = realm["metadata"]["uid"]
     findings = [*validate_realm(realm), *planner.own_namespace(realm, context.settings.namespace)]
     namespace = None if errors(findings) else await _namespace(context, namespace_name)
+    there = namespace is not None
     statefulset = cache.get(STATEFULSET, namespace_name, ENGINE_NAME)
     if statefulset is not None and not owned_by(statefulset, uid):
         statefulset = None
     link = context.links.get(name)
     engine_ready = bool((statefulset or {}).get("status", {}).get("readyReplicas"))
     stored = realm["spec"].get("engine", {}).get("storage")
-    exposed, gateway, gateway_api = await _exposed(context, realm)
+    exposed, gateway, gateway_api = await _exposed(context, realm) if there else (None, None, True)
     return planner.RealmInput(
         realm=realm,
         now=datetime.now(UTC),
@@ -107,7 +108,7 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
             for p in cache.all(POD, namespace_name)
             if p["metadata"]["labels"].get("app.kubernetes.io/name") == ENGINE_NAME
         ],
-        unbound_volume=await _unbound_volume(context, namespace_name) if stored and not engine_ready else "",
+        unbound_volume=await _unbound_volume(context, namespace_name) if there and stored and not engine_ready else "",
         linked=link is not None and link.up,
         down_for=context.links.down_for(name),
         link_error=link.last_error or link.grants_error if link is not None else "",
