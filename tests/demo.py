@@ -63,7 +63,8 @@ def install(cluster: Cluster) -> str:
     """
     kept = cluster.helm("status", "agentos", "--namespace", NAMESPACE, check=False).returncode == 0
     command = ["upgrade" if kept else "install", "agentos", "charts/agentos", "--namespace", NAMESPACE]
-    command += [] if kept else ["--create-namespace"]
+    # Helm would keep the values of the release that is there, such as those of another tree's test.
+    command += ["--reset-values"] if kept else ["--create-namespace"]
     if kept:
         cluster.kubectl("delete", "workers", "--all", "--all-namespaces", "--timeout=60s")
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
