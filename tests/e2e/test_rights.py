@@ -49,6 +49,10 @@ NOT_SEEN = {
     "a Realm's engine is deleted with it by the garbage collector too, and either may be first": (
         not_seen("apps", "statefulsets", "delete")
     ),
+    "this cluster has no Gateway API": (
+        not_seen("gateway.networking.k8s.io", "httproutes", "create", "update", "delete")
+        | not_seen("gateway.networking.k8s.io", "gateways", "get")
+    ),
     "an object is read by itself when the watch has not brought it within 6 s, which no test can arrange": (
         not_seen("agentos.dev", "workers realms functionclaims", "get")
         | not_seen("apps", "deployments statefulsets", "get")
@@ -128,6 +132,7 @@ def a_realms_life(cluster: Cluster, name: str) -> None:
     storage = {"storage": {"size": "1Gi"}}
     apply(cluster, realm(name, engine=storage))
     cluster.kubectl("wait", "--for=condition=Ready", f"realm/{name}", "--timeout=90s", timeout=100)
+    edges_come_change_and_go(cluster, name, storage)
     apply(cluster, realm(name, engine=storage, http={"auth": "none"}, deletionPolicy="Delete"))
     uid = get(cluster, "realm", name, "")["metadata"]["uid"]
 
@@ -138,6 +143,30 @@ def a_realms_life(cluster: Cluster, name: str) -> None:
     until("the namespace goes with the Realm from now on", goes_with_it)
     cluster.kubectl("delete", "realm", name, "--timeout=90s", timeout=100)
     until("the engine is gone", lambda: not get(cluster, "statefulset", "agentos-engine", name))
+
+
+def edges_come_change_and_go(cluster: Cluster, name: str, engine: dict) -> None:
+    """The Realm's Ingress, its HTTPRoute (which this cluster does not know), its NetworkPolicies."""
+
+    def exposed(kind: str, host: str) -> None:
+        expose = {"type": kind, "host": host} | ({"gateway": {"name": "public"}} if kind == "Gateway" else {})
+        apply(cluster, realm(name, engine=engine, http={"expose": expose}))
+
+    def host() -> str:
+        rules = get(cluster, "ingress", "agentos-engine", name).get("spec", {}).get("rules", ())
+        return rules[0]["host"] if rules else ""
+
+    for wanted in ("one.example.org", "two.example.org"):
+        exposed("Ingress", wanted)
+        until(f"the Ingress is for {wanted}", lambda wanted=wanted: host() == wanted)
+    exposed("Gateway", "one.example.org")
+    until("the Ingress is gone", lambda: not host())
+    peers = {"extraFrom": [{"podSelector": {}}]}
+    policy = get(cluster, "networkpolicy", "agentos-engine", name)["spec"]
+    apply(cluster, realm(name, engine=engine, networkPolicy=peers))
+    until("another may come in", lambda: get(cluster, "networkpolicy", "agentos-engine", name)["spec"] != policy)
+    apply(cluster, realm(name, engine=engine, networkPolicy={"enabled": False}))
+    until("the NetworkPolicy is gone", lambda: not get(cluster, "networkpolicy", "agentos-engine", name))
 
 
 def what_others_changed_is_put_right(cluster: Cluster) -> None:
