@@ -6,7 +6,7 @@ import pytest
 
 from tests import demo
 from tests.cluster import Cluster
-from tests.e2e.support import apply, condition, get, listed, realm, until, worker
+from tests.e2e.support import apply, listed, realm, worker
 
 pytestmark = pytest.mark.cluster
 
@@ -38,17 +38,3 @@ def test_operator_engine_and_workers_run_where_restricted_is_enforced(strict: Cl
     strict.kubectl("wait", "-n", STRICT, "--for=condition=Ready", "worker/modest", "--timeout=120s", timeout=130)
     strict.kubectl("wait", "--for=condition=Ready", f"realm/{STRICT}", "--timeout=90s", timeout=100)
     assert len(listed(strict, "pods", namespace=STRICT)) == 3
-
-
-def test_a_pod_that_may_not_run_there_is_told_on_its_worker(strict: Cluster) -> None:
-    apply(strict, realm(STRICT))
-    strict.kubectl("wait", "--for=condition=Ready", f"realm/{STRICT}", "--timeout=90s", timeout=100)
-    root = worker("root", "root::one", image="localhost/pause:1", command=None, env=None)
-    root["metadata"]["namespace"] = STRICT
-    apply(strict, root)
-    # An image that runs as root: the pod itself says runAsNonRoot, so the kubelet refuses the container.
-    until(
-        "it is told",
-        lambda: condition(get(strict, "worker", "root", STRICT), "Available")[1] == "ContainerConfigInvalid",
-        90,
-    )
