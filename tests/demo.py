@@ -56,8 +56,8 @@ def main() -> int:
     return 0
 
 
-def install(cluster: Cluster) -> str:
-    """The chart, as a user installs it; not waiting for anything. Returns the command.
+def install(cluster: Cluster, *values: str) -> str:
+    """The chart, as a user installs it; not waiting for anything. Returns the command. ``values`` are such as key=value.
 
     On a kept cluster it upgrades: Helm leaves CRDs alone then, and pods keep running the image that had the same tag.
     """
@@ -65,6 +65,7 @@ def install(cluster: Cluster) -> str:
     command = ["upgrade" if kept else "install", "agentos", "charts/agentos", "--namespace", NAMESPACE]
     # Helm would keep the values of the release that is there, such as those of another tree's test.
     command += ["--reset-values"] if kept else ["--create-namespace"]
+    command += [word for value in values for word in ("--set", value)]
     if kept:
         cluster.kubectl("delete", "workers", "--all", "--all-namespaces", "--timeout=60s")
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from agentos_engine import __version__, limits
-from agentos_engine.builtins import channels, engine, grants, unserved
+from agentos_engine.builtins import channels, engine, grants, load, unserved
 from agentos_engine.builtins import clock as stepped_time
 from agentos_engine.builtins.listings import Listings
 from agentos_engine.builtins.queue import Queues
@@ -79,6 +79,7 @@ class Engine:
         """What each worker with a token may do."""
         if settings.verifier is not None:
             grants.install(self.bus)
+            load.install(self.bus)
         metrics = CallMetrics()
         self.bus.calls.invocations.observe = metrics.called
         self.bus.calls.deferred = metrics.deferred

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from agentos_contracts.tokens import Role
 from websockets.asyncio.client import ClientConnection, connect
@@ -66,8 +67,10 @@ class Link:
         self.url = url
         self._changed, self._grants, self._may_push = changed, grants, may_push
         self._numbers = itertools.count(1)
-        self._answers: dict[str, asyncio.Future[str]] = {}
-        """What the engine says to a push that is under way: why it refuses it; empty when it does not."""
+        self._socket: ClientConnection | None = None
+        """Where calls go; None until the engine has told who is on the bus."""
+        self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        """What the engine answers to calls that are under way, by their ids."""
         self.grants_error = ""
         """Why the engine refuses the newest grants."""
         self._connections: dict[str, Connection] = {}
@@ -101,6 +104,34 @@ class Link:
     def connected(self) -> int:
         """How many connections of workers there are."""
         return len(self._connections)
+
+    async def call(self, function_id: str, data: Mapping[str, Any], seconds: float) -> Any:
+        """Ask the engine for something and return its result.
+
+        Raises CallFailed when the link is down or ends meanwhile, when the engine refuses, or when the time is over.
+        """
+        if self._socket is None or not self._may_push():
+            raise CallFailed("there is no link to the engine")
+        try:
+            answer = await self._invoke(self._socket, function_id, data, seconds)
+        except (TimeoutError, ConnectionClosed) as error:
+            raise CallFailed(str(error) or f"no answer within {seconds:.0f} s") from error
+        if error := answer.get("error"):
+            raise CallFailed(f"the engine refuses {function_id}: {error.get('message')}")
+        return answer.get("result")
+
+    async def _invoke(
+        self, socket: ClientConnection, function_id: str, data: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any]:
+        invocation_id = f"operator-{next(self._numbers)}"
+        answer = self._answers[invocation_id] = asyncio.get_running_loop().create_future()
+        call = {"type": "invokefunction", "invocation_id": invocation_id, "function_id": function_id, "data": data}
+        try:
+            async with asyncio.timeout(seconds):
+                await socket.send(json.dumps(call))
+                return await answer
+        finally:
+            self._answers.pop(invocation_id, None)
 
     async def _run(self) -> None:
         delay = FIRST_RETRY
@@ -138,6 +169,10 @@ class Link:
                 for part in parts:
                     part.cancel()
                 await asyncio.gather(*parts, return_exceptions=True)
+                self._socket = None
+                for answer in self._answers.values():
+                    if not answer.done():
+                        answer.set_exception(CallFailed("the link to the engine has ended"))
 
     async def _read(self, socket: ClientConnection) -> None:
         async for text in socket:
@@ -168,6 +203,7 @@ class Link:
             },
         ):
             await socket.send(json.dumps(message))
+        self._socket = socket
         while True:
             if not taken:
                 await asyncio.sleep(REFUSED_RETRY)
@@ -177,22 +213,10 @@ class Link:
         """Whether the engine takes it. What it refuses it may hold all the same, and not keep; so the link stays up."""
         if not self._may_push():
             raise EngineRefused("this operator does not lead any more")
-        invocation_id = f"grants-{next(self._numbers)}"
-        answer = self._answers[invocation_id] = asyncio.get_running_loop().create_future()
-        call = {
-            "type": "invokefunction",
-            "invocation_id": invocation_id,
-            "function_id": APPLY_ID,
-            "data": push.to_wire(),
-        }
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT):
-                await socket.send(json.dumps(call))
-                error = await answer
+            error = _refusal((await self._invoke(socket, APPLY_ID, push.to_wire(), ANSWER_TIMEOUT)).get("error"))
         except TimeoutError:
             raise EngineRefused(f"the engine has not acknowledged grants within {ANSWER_TIMEOUT:.0f} s") from None
-        finally:
-            del self._answers[invocation_id]
         told = {"complete": push.complete, "grants": len(push.grants), "removed": len(push.removed)}
         if error:
             log.warning("grants refused", extra=told | {"error": error})
@@ -219,7 +243,7 @@ class Link:
                 invocation_id
             ):
                 if not answer.done():
-                    answer.set_result(_refusal(message.get("error")))
+                    answer.set_result(message)
             case {"type": "triggerregistrationresult", "error": {"message": text}} | {
                 "type": "error",
                 "error": {"message": text},
@@ -261,6 +285,10 @@ class Link:
             self._changed(None)
         else:
             self._changed(frozenset(touched - {""}))
+
+
+class CallFailed(Exception):
+    """A call of the operator to the engine has brought no result; the message says why."""
 
 
 class EngineRefused(Exception):

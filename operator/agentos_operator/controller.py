@@ -10,9 +10,11 @@ from agentos_contracts.tokens import SigningKey
 
 from .api import AlreadyExists, Api, ApiError, FenceLost, until_reachable
 from .apply import Applier
+from .autoscaler import Autoscaler
 from .cache import Cache
+from .drains import Drains
 from .events import Recorder
-from .kinds import CLAIM, CONFIG_MAP, REALM, WORKER, Key, Object, key_of
+from .kinds import CLAIM, CONFIG_MAP, POD, REALM, WORKER, Key, Object, key_of
 from .links import Links
 from .metrics import LINKS_UP, QUEUE_LENGTH, RECONCILE_SECONDS, RECONCILES
 from .reconcile import claims, realm
@@ -34,7 +36,18 @@ class Controller:
         links = Links(key, settings.pod_uid or settings.pod_name, self._bus_changed, lambda: api.fence())
         recorder = Recorder(api, settings.pod_name)
         status = StatusWriter(api, cache, self._queue, recorder, settings.status_debounce)
-        self.context = Context(settings, api, cache, self._queue, key, links, Applier(api, cache), status)
+        self.context = Context(
+            settings,
+            api,
+            cache,
+            self._queue,
+            key,
+            links,
+            Applier(api, cache),
+            status,
+            Autoscaler(cache, links, settings.scale_down_seconds, self._queue.add),
+            Drains(cache, links, lambda namespace, uid: self.context.frees(namespace, uid), self._queue.add),
+        )
         self._workers = WorkerReconciler(self.context)
 
     # --- What happened ---
@@ -47,10 +60,17 @@ class Controller:
             return
         if obj["kind"] == WORKER.kind and before is None:
             self._workers.seen(obj["metadata"]["uid"])
+        if obj["kind"] == POD.kind:
+            self.context.drains.look(obj)
         self._touch(obj)
 
     def deleted(self, obj: Object) -> None:
         """An object is gone."""
+        if obj["kind"] == POD.kind:
+            self.context.drains.forget(obj)
+        elif obj["kind"] == WORKER.kind:
+            for pod in self._cache.pods_of(obj["metadata"]["namespace"], obj["metadata"]["uid"]):
+                self.context.drains.look(pod)
         self._touch(obj)
 
     def _touch(self, obj: Object) -> None:
@@ -85,12 +105,14 @@ class Controller:
 
     def _bus_changed(self, realm_name: str, namespace: str, uids: frozenset[str] | None) -> None:
         self._queue.add(Key(REALM.kind, "", realm_name))
+        link = self.context.links.get(realm_name)
         if uids is None:
+            if link is not None and link.up:
+                self.context.drains.engine_is_new(namespace)
             self._queue.add(Key(CLAIMS, namespace, ""))
             for worker in self._cache.all(WORKER, namespace):
                 self._queue.add(key_of(worker))
             return
-        link = self.context.links.get(realm_name)
         for uid in uids:
             # What a Worker served that is gone, or that gave it up, may be free now.
             worker = self._cache.worker_with(uid)
@@ -116,6 +138,7 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._resync(), name="resync")
+                group.create_task(self.context.autoscaler.run(), name="autoscaler")
                 for number in range(self._settings.consumers):
                     group.create_task(self._consume(), name=f"consumer {number}")
         except ExceptionGroup as group:

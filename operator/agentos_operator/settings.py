@@ -61,6 +61,8 @@ class Settings:
     """Everything is looked at again this often, event or not."""
     engine_grace: float = 15.0
     """How long the engine may be out of reach before a Worker stops being Ready."""
+    scale_down_seconds: float = 60.0
+    """How long fewer pods must have been enough for the calls in flight before there are fewer."""
     status_debounce: float = 10.0
     """Status changes that do not touch Ready are gathered for this long, to save writes."""
 
@@ -87,5 +89,6 @@ class Settings:
             ),
             metrics_from=json.loads(environ.get("AGENTOS_METRICS_FROM") or "[]"),
             watch_namespaces=tuple(environ.get("AGENTOS_WATCH_NAMESPACES", "").split()),
+            scale_down_seconds=float(environ.get("AGENTOS_SCALE_DOWN_SECONDS", "60")),
             log_level=environ.get("AGENTOS_LOG_LEVEL", "INFO"),
         )

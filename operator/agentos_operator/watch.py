@@ -77,6 +77,9 @@ def registry(
             kopf.on.validate(
                 *_names(kind), id=f"validate-{kind.plural}", registry=handlers, operations=["CREATE", "UPDATE"]
             )(webhook.review)
+        kopf.on.validate(
+            *_names(WORKER), id="validate-scale", registry=handlers, operations=["UPDATE"], subresource="scale"
+        )(webhook.review_scale)
     return handlers
 
 

@@ -22,6 +22,7 @@ from agentos_contracts.dependencies import declared, shown_way, way_back
 from agentos_contracts.findings import MAX_DEPTH, Finding, errors, too_deep
 from agentos_contracts.findings import warnings as warnings_in
 from agentos_contracts.patterns import Pattern
+from agentos_contracts.scaling import REPLICAS_UNUSED
 from agentos_contracts.validation import validate
 from aiohttp import web
 
@@ -154,6 +155,12 @@ class Webhook:
             f"spec.namespace: the operator in namespace {self._settings.namespace} watches only {watched} and does nothing for "
             "this Realm; it works if another operator watches its namespace"
         )
+
+    async def review_scale(self, name: str, namespace: str | None, warnings: list[str], **_: Any) -> None:
+        """One review of a Worker's scale, as kubectl scale and autoscalers write it: a number that is not used is warned of."""
+        worker = self._cache.get(WORKER, namespace or "", name)
+        if worker is not None and worker["spec"].get("autoscaling"):
+            warnings.append(f"spec.replicas: {REPLICAS_UNUSED}")
 
     def clashes(self, worker: Object) -> list[str]:
         """Warnings for the patterns that another Worker holds now."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from agentos_contracts.grants import Grant
 from agentos_operator import bus
-from agentos_operator.bus import APPLY_ID, FUNCTION_ID, Connection, Link
+from agentos_operator.bus import APPLY_ID, FUNCTION_ID, CallFailed, Connection, Link
 from agentos_operator.grants import GrantTable
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -483,3 +483,71 @@ async def test_an_event_that_a_worker_sends_changes_nothing(engine, watched):
     assert await watched.next() == {"w2"}
     assert [c.worker_id for c in watched.link.of("w1")] == ["c1"]
     assert watched.link.of("w9") == ()
+
+
+# --- Calls to the engine ---
+
+
+class Asked:
+    """An engine that gives one answer to every call after the link's introduction; None: it never answers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.answer: dict | None = {"result": {"workers": {}}}
+        self.calls: list[dict] = []
+        engine.take_push = self._take_first(engine.take_push)  # type: ignore[method-assign]
+
+    def _take_first(self, take_push):
+        async def take(socket: ServerConnection) -> None:
+            if not self.calls and socket not in self.seen:
+                self.seen.append(socket)
+                await take_push(socket)
+                return
+            call = json.loads(await socket.recv())
+            self.calls.append(call)
+            if self.answer is not None:
+                about = {"type": "invocationresult", "invocation_id": call["invocation_id"]}
+                await socket.send(json.dumps(about | self.answer))
+
+        self.seen: list[ServerConnection] = []
+        return take
+
+
+@pytest.fixture
+async def asked(engine) -> Asked:
+    return Asked(engine)
+
+
+async def test_the_engine_is_asked_and_answers(engine, asked, watched):
+    await up(engine, watched)
+    assert await watched.link.call("engine::operator::load", {"uids": []}, WITHIN) == {"workers": {}}
+    (call,) = asked.calls
+    assert (call["function_id"], call["data"]) == ("engine::operator::load", {"uids": []})
+
+
+async def test_what_the_engine_refuses_is_told(engine, asked, watched):
+    await up(engine, watched)
+    asked.answer = {"error": {"code": "FORBIDDEN", "message": "is for the operator"}}
+    with pytest.raises(CallFailed, match="is for the operator"):
+        await watched.link.call("engine::operator::load", {}, WITHIN)
+
+
+async def test_an_engine_that_does_not_answer_is_waited_for_no_longer_than_told(engine, asked, watched):
+    await up(engine, watched)
+    asked.answer = None
+    with pytest.raises(CallFailed, match="no answer within"):
+        await watched.link.call("engine::operator::load", {}, 0.02)
+
+
+async def test_who_waits_for_an_answer_hears_of_the_links_end(engine, asked, watched):
+    socket = await up(engine, watched)
+    asked.answer = None
+    waiting = asyncio.create_task(watched.link.call("engine::operator::load", {}, 60.0))
+    await until(lambda: asked.calls)
+    await socket.close()
+    with pytest.raises(CallFailed, match="has ended"):
+        await asyncio.wait_for(waiting, WITHIN)
+
+
+async def test_without_a_link_nothing_can_be_asked(watched):
+    with pytest.raises(CallFailed, match="no link"):
+        await watched.link.call("engine::operator::load", {}, WITHIN)

@@ -260,3 +260,22 @@ def test_dependencies_that_lead_back_are_a_warning_with_the_way_round(webhook, c
     assert review(webhook, needing("a", "b", "iii-state")) == [
         "dependencies: a → b → c → a is a cycle: none of them can start before the others; remove one of these"
     ]
+
+
+# --- The scale of a Worker ---
+
+
+@pytest.mark.parametrize(("spec", "warned"), [({"autoscaling": {"max": 3, "targetInFlight": 1}}, True), ({}, False)])
+async def test_scaling_a_worker_that_is_scaled_by_its_calls_is_warned_of(webhook, cache, spec, warned):
+    resource = worker(**spec)
+    resource["metadata"]["uid"] = "w"
+    cache.put(resource)
+    told: list[str] = []
+    await webhook.review_scale(name="mine", namespace="team", warnings=told)
+    assert bool(told) == warned
+
+
+async def test_scaling_a_worker_that_is_not_known_yet_is_let_through(webhook):
+    told: list[str] = []
+    await webhook.review_scale(name="mine", namespace="team", warnings=told)
+    assert told == []

@@ -36,6 +36,7 @@ EVERY_VALUE_CHANGED = {
         "rules": {"enabled": True, "labels": {"release": "prometheus"}},
         "dashboard": {"enabled": True, "labels": {"example.org/dashboard": "yes"}},
     },
+    "autoscaling": {"scaleDownSeconds": 10},
     "tracing": {"otlpEndpoint": "http://collector.observability:4318", "ratio": 0.5},
     "networkPolicy": {
         "metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}, "namespaceSelector": {}}]
@@ -274,6 +275,7 @@ def test_the_operator_is_told_everything_by_its_environment(chart: Helm) -> None
         "AGENTOS_TRACE_RATIO": "0.01",
         "AGENTOS_OPERATOR_LABELS": "app.kubernetes.io/name=agentos-operator,app.kubernetes.io/instance=agentos",
         "AGENTOS_METRICS_FROM": '[{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"monitoring"}}}]',
+        "AGENTOS_SCALE_DOWN_SECONDS": "60",
         "AGENTOS_LOG_LEVEL": "INFO",
     }
 
@@ -308,6 +310,7 @@ def test_every_value_reaches_the_pod(chart: Helm) -> None:
     assert (told["AGENTOS_DEFAULT_REALM"], told["AGENTOS_DEFAULT_REALM_NAMESPACE"]) == ("prod", "123")
     assert told["AGENTOS_LOG_LEVEL"] == "DEBUG"
     assert Settings.from_environment(told).watch_namespaces == ("team-a", "123")
+    assert Settings.from_environment(told).scale_down_seconds == 10
     assert Settings.from_environment(told).engine_environment == {
         "AGENTOS_OTLP_ENDPOINT": "http://collector.observability:4318",
         "AGENTOS_TRACE_RATIO": "0.5",
@@ -495,6 +498,7 @@ def test_the_webhook_checks_workers_and_realms_and_lets_pass_when_the_operator_i
     }
     assert {resource: rule["scope"] for rule in rules for resource in rule["resources"]} == {
         "workers": "Namespaced",
+        "workers/scale": "Namespaced",
         "realms": "Cluster",
     }
     for rule in rules:
@@ -561,7 +565,17 @@ def test_every_value_has_a_comment_a_schema_entry_and_a_row_in_the_readme() -> N
     assert set(EVERY_VALUE_CHANGED) == set(defaults)
 
 
-GROUPS = ("image", "defaultRealm", "tracing", "networkPolicy", "metrics", "serviceMonitor", "rules", "dashboard")
+GROUPS = (
+    "image",
+    "defaultRealm",
+    "autoscaling",
+    "tracing",
+    "networkPolicy",
+    "metrics",
+    "serviceMonitor",
+    "rules",
+    "dashboard",
+)
 
 
 def _paths(defaults: dict, schema: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -21,7 +21,8 @@ def installed() -> Iterator[Cluster]:
         with steps("build and load the image"):
             cluster.load_image(clusters.build_image(steps))
         with steps("install the chart"):
-            demo.install(cluster)
+            # A minute without load is too long for a test.
+            demo.install(cluster, "autoscaling.scaleDownSeconds=10")
             cluster.kubectl(
                 "rollout", "status", "-n", demo.NAMESPACE, "deployment/agentos-operator", "--timeout=120s", timeout=130
             )

@@ -7,7 +7,7 @@ import msgspec
 
 from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
-from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, PART_OF_ENGINE, Connection
+from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, PART_OF_ENGINE, Connection, Peer
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import Context, decode, decode_optional
 from agentos_engine.bus.registrations import check_id
@@ -27,9 +27,11 @@ MAX_DRAIN_TIMEOUT = 3600.0
 
 class _Drain(msgspec.Struct):
     worker_id: str | None = None
+    uid: str | None = None
     pod_uid: str | None = None
     name: str | None = None
     timeout_ms: int = 30_000
+    close: bool = False
 
 
 class _RegisterTrigger(msgspec.Struct):
@@ -74,19 +76,26 @@ def install(bus: Bus) -> None:
 
     async def workers_drain(context: Context, data: bytes) -> object:
         wanted = decode("engine::workers::drain", data, _Drain)
-        if wanted.worker_id is None and wanted.pod_uid is None and wanted.name is None:
-            raise BusError("INVALID_ARGUMENTS", "say which workers: worker_id, pod_uid or name")
+        if not (wanted.worker_id or wanted.uid or wanted.pod_uid or wanted.name):
+            raise BusError("INVALID_ARGUMENTS", "say which workers: worker_id, uid, pod_uid or name")
         _check_operator(context.connection, "engine::workers::drain")
         connections = [
             each
             for each in bus.connections.values()
             if wanted.worker_id in (None, each.id)
+            and wanted.uid in (None, each.peer.uid)
             and wanted.pod_uid in (None, each.peer.pod_uid)
             and wanted.name in (None, each.about.name)
         ]
+        for each in connections:
+            bus.draining.go(each.peer)
+        if wanted.uid and wanted.pod_uid:
+            bus.draining.go(Peer(uid=wanted.uid, pod_uid=wanted.pod_uid))  # it may be between two connections
         seconds = min(max(wanted.timeout_ms / 1000, 0.0), MAX_DRAIN_TIMEOUT)
         drained = await bus.drain(connections, seconds)
         workers = [{"worker_id": each.id, "in_flight": len(each.calls)} for each in connections]
+        if wanted.close:
+            bus.shut_out([each for each in connections if not each.closed], "its pod is going")
         return {"drained": drained, "workers": workers}
 
     async def register_trigger(context: Context, data: bytes) -> object:
@@ -141,7 +150,11 @@ def install(bus: Bus) -> None:
 
     for function_id, handler, description in (
         ("engine::workers::register", workers_register, "Tells the engine who the calling worker is"),
-        ("engine::workers::drain", workers_drain, "Gives workers no new calls and reports when they have none left"),
+        (
+            "engine::workers::drain",
+            workers_drain,
+            "Gives workers no new calls and reports when they have none left",
+        ),
         ("engine::register_trigger", register_trigger, "Binds a function to a trigger type until it is unbound"),
         ("engine::unregister_trigger", unregister_trigger, "Undoes engine::register_trigger"),
     ):

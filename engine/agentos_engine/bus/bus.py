@@ -12,6 +12,7 @@ from agentos_engine import limits
 from agentos_engine.bus.bounds import Bounds
 from agentos_engine.bus.calls import Calls
 from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection, Link, Peer
+from agentos_engine.bus.draining import Draining
 from agentos_engine.bus.errors import ENGINE_STOPPING, INVOCATION_STOPPED, BusError
 from agentos_engine.bus.functions import Functions
 from agentos_engine.bus.guard import Guard
@@ -70,6 +71,7 @@ class Bus:
         """Called when a connection comes, goes, or changes its name or functions."""
         self.log_watchers: list[Callable[[bytes], None]] = []
         """Called with each log entry that comes, as its JSON."""
+        self.draining = Draining()
         self.grants = Grants(self)
         self.sleepers = Sleepers(self)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -108,6 +110,7 @@ class Bus:
             guard=guard,
             permissions=self.grants.of(peer),
             connected_at=self.clock.time(),
+            draining=self.draining.is_going(peer),
         )
         connection.caller = WorkerCaller(connection)
         self.connections[connection.id] = connection
@@ -276,6 +279,13 @@ class Bus:
             for connection in connections:
                 if look in connection.when_idle:
                     connection.when_idle.remove(look)
+
+    def shut_out(self, connections: list[Connection], reason: str) -> None:
+        """End connections, and let their pods in no more: what they had is free at once."""
+        for connection in connections:
+            self.draining.shut_out(connection.peer)
+            self.disconnect(connection)
+            connection.link.end(reason)
 
     def stop_calls(self) -> None:
         """Fail all calls: each caller is told before any connection ends."""

@@ -66,7 +66,9 @@ class Grants:
         if peer.role != Role.WORKER:
             return True
         permissions = self._permissions.get(peer.uid)
-        return permissions is not None and not permissions.grant.leaving
+        if permissions is None or permissions.grant.leaving:
+            return False
+        return not self._bus.draining.is_shut_out(peer)
 
     def of(self, peer: Peer) -> Permissions | None:
         """Return what a peer may do; None: everything, for it is no worker with a token."""
@@ -87,7 +89,7 @@ class Grants:
         if self.admits(peer):
             return True
         if peer.uid in self._permissions:
-            return False  # leaving
+            return False  # leaving, or the pod is
         arrival = self._arrivals.setdefault(peer.uid, _Arrival())
         arrival.waiting += 1
         try:

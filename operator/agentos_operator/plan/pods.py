@@ -1,7 +1,7 @@
 """What pods say of themselves, in the words of the reason table."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from agentos_contracts.pod_template import WORKER_CONTAINER
@@ -37,6 +37,16 @@ def is_gone(pod: Pod) -> bool:
 def is_leaving(pod: Pod) -> bool:
     """Whether a pod is being deleted."""
     return bool(pod["metadata"].get("deletionTimestamp"))
+
+
+def seconds_to_drain(pod: Pod, now: datetime) -> float:
+    """Seconds that a pod which is being deleted still has for its calls in progress, before it is told to end."""
+    metadata = pod["metadata"]
+    grace = metadata.get("deletionGracePeriodSeconds") or 0
+    deleted = datetime.fromisoformat(metadata["deletionTimestamp"]) - timedelta(seconds=grace)
+    hooks = (each.get("lifecycle", {}).get("preStop", {}) for each in pod.get("spec", {}).get("containers", ()))
+    sleep = max((hook.get("sleep", {}).get("seconds", 0) for hook in hooks), default=0)
+    return max(0.0, min(sleep, grace) - (now - deleted).total_seconds())
 
 
 def live(pods: Sequence[Pod]) -> list[Pod]:

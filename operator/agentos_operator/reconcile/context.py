@@ -8,7 +8,9 @@ from agentos_contracts.tokens import SigningKey
 
 from ..api import Api
 from ..apply import Applier
+from ..autoscaler import Autoscaler
 from ..cache import Cache
+from ..drains import Drains
 from ..kinds import WORKER, Key, Object
 from ..links import Links
 from ..settings import Settings
@@ -33,6 +35,8 @@ class Context:
     links: Links
     applier: Applier
     status: StatusWriter
+    autoscaler: Autoscaler
+    drains: Drains
     waiting: dict[str, dict[str, tuple[Clash, ...]]] = field(default_factory=dict)
     """Namespace → Worker uid → the clashes for which it waits."""
     keeping: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -41,6 +45,14 @@ class Context:
     """Namespace → Workers to look at once its claims are decided."""
     starting: set[str] = field(default_factory=set)
     """Uids of Workers whose Deployment is being written: from outside they cannot be told from ones without."""
+
+    def frees(self, namespace: str, uid: str) -> bool:
+        """Whether what a Worker's going pods serve may be somebody else's next: it is deleted, or gives functions up."""
+        key = self.cache.worker_with(uid)
+        worker = self.cache.get(WORKER, key.namespace, key.name) if key is not None else None
+        if worker is None or worker["metadata"].get("deletionTimestamp"):
+            return True
+        return uid in self.keeping.get(namespace, ())
 
     def worker_changed(self, key: Key) -> None:
         """A Worker changed or went: its namespace's claims first, then itself."""

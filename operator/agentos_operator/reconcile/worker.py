@@ -202,8 +202,8 @@ class WorkerReconciler:
             }
             if link is not None
             else {},
-            recommended=None,
-            draining=0,
+            recommended=context.autoscaler.recommended(uid),
+            draining=context.drains.in_progress(uid),
             token=self._token(realm_name, key, worker) if realm else "",
             grace=context.settings.engine_grace,
         )
