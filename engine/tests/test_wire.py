@@ -640,3 +640,11 @@ async def test_registering_an_entry_anew_does_not_set_it_for_a_worker_that_may_n
     assert (await one.ask("configuration::register", entry("first")))["result"]["value"] == "first"
     assert (await one.ask("configuration::register", entry("mine")))["result"]["value"] == "first"
     assert (await two.ask("configuration::register", entry("other")))["result"]["value"] == "other"
+
+
+async def test_the_operator_is_told_the_load_of_workers_over_the_wire(guarded):
+    await guarded.connect(f"/w/{token()}/pod")
+    operator = await operator_of(guarded)
+    assert (await operator.ask("engine::operator::load", {"uids": ["uid-1"]}))["result"] == {
+        "workers": {"uid-1": {"in_flight": 0, "mean": 0.0}}
+    }

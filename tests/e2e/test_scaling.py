@@ -119,7 +119,8 @@ def test_calls_in_flight_bring_more_pods_and_their_end_fewer(cluster: Cluster) -
     assert "Warning: spec.replicas: is not used while spec.autoscaling is set" in scaled.stderr
     # 40 calls a second of half a second each are 20 in flight.
     with load(cluster, "busy", 40) as calls:
-        until("two pods", lambda: replicas(cluster, "busy")[1:] == (2, 2), 60)
+        # At least: calls that a busy machine holds up are in flight, too.
+        until("more pods", lambda: min(replicas(cluster, "busy")[1:]) >= 2, 60)
         until("both answer", lambda: len(calls.answers) >= 2)
     until("one pod again", lambda: replicas(cluster, "busy")[1:] == (1, 1), 60)
     assert calls.failures == []
