@@ -6,6 +6,7 @@ from pydantic import Field
 
 from agentos_contracts.exposure import EXPOSE_RULES, Expose
 from agentos_contracts.network import NetworkPolicy
+from agentos_contracts.quota import Quota, QuotaStatus
 from agentos_contracts.reserved import API_KEY_SECRET
 from agentos_contracts.resource import (
     API_VERSION,
@@ -135,6 +136,11 @@ class RealmSpec(Model):
         Annotated[Http, Field(json_schema_extra=rules(rule(_JWT_THERE, f"jwt {JWT_REQUIRED}", field_path=".jwt")))]
         | None
     ) = Field(None, description=f"Who is let in at the REST port; where left out, who has the key of {API_KEY_SECRET}.")
+    quota: Quota | None = Field(
+        None,
+        description="Most that the realm's Workers may have together; where left out, nothing is limited. What goes beyond it is "
+        "refused at apply, or waits.",
+    )
     network_policy: NetworkPolicy | None = Field(
         None,
         description="Who reaches the realm's pods over the network; where left out, only the realm's Workers and the operator "
@@ -183,7 +189,8 @@ class RealmStatus(Model):
         json_schema_extra={"format": "int64"},
     )
     conditions: Conditions | None = Field(
-        None, description="NamespaceReady, EngineAvailable, EngineLinked, Exposed, and Ready, which sums them up."
+        None,
+        description="NamespaceReady, EngineAvailable, EngineLinked, Exposed, and Ready, which sums them up; beside them WithinQuota.",
     )
     workers: int | None = Field(
         None, ge=0, description="Workers in the realm's namespace.", json_schema_extra={"format": "int32"}
@@ -191,6 +198,7 @@ class RealmStatus(Model):
     ready_workers: int | None = Field(
         None, ge=0, description="Workers that are Ready.", json_schema_extra={"format": "int32"}
     )
+    quota: QuotaStatus | None = Field(None, description="How much of its quota the realm uses.")
     engine: EngineStatus | None = Field(None, description="What the operator knows of the realm's engine.")
     http: HttpStatus | None = Field(
         None, description="What the operator knows of the REST port's way out of the cluster."

@@ -13,6 +13,7 @@ class WorkerCondition(StrEnum):
 
     MANIFEST_VALID = "ManifestValid"
     ENGINE_LINKED = "EngineLinked"
+    WITHIN_QUOTA = "WithinQuota"
     FUNCTIONS_CLAIMED = "FunctionsClaimed"
     DEPENDENCIES_READY = "DependenciesReady"
     AVAILABLE = "Available"
@@ -29,6 +30,7 @@ class RealmCondition(StrEnum):
     ENGINE_AVAILABLE = "EngineAvailable"
     ENGINE_LINKED = "EngineLinked"
     EXPOSED = "Exposed"
+    WITHIN_QUOTA = "WithinQuota"
     READY = "Ready"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
@@ -104,6 +106,15 @@ ENGINE_UNREACHABLE = Reason(
     "The operator has had no connection to the realm's engine for longer than the grace of 15 s.",
     "See the Realm's conditions and the engine's logs.",
     outlook=Outlook.FAILING,
+)
+# Worker and Realm: WithinQuota
+WITHIN_QUOTA = Reason("WithinQuota", "It is within spec.quota of the Realm, or the Realm has none.")
+QUOTA_EXCEEDED = Reason(
+    "QuotaExceeded",
+    "It goes beyond spec.quota of the Realm. A Worker that was not started gets neither pods nor functions, one that runs stays as "
+    "it is; of a Realm, nothing new starts, and what runs goes on.",
+    "Shrink or delete Workers, or raise the quota; who waits starts by itself when there is room, the oldest first.",
+    Outlook.WAITING,
 )
 # Worker: FunctionsClaimed
 CLAIMED = Reason(
@@ -281,6 +292,7 @@ ROLLOUT_IN_PROGRESS = Reason(
 WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
     WorkerCondition.MANIFEST_VALID: (VALID, MANIFEST_INVALID, MANIFEST_NOT_FOUND),
     WorkerCondition.ENGINE_LINKED: (LINKED, NO_REALM, ENGINE_NOT_READY, ENGINE_UNREACHABLE),
+    WorkerCondition.WITHIN_QUOTA: (WITHIN_QUOTA, QUOTA_EXCEEDED),
     WorkerCondition.FUNCTIONS_CLAIMED: (CLAIMED, NOTHING_DECLARED, CLASH, CLAIM_PENDING),
     WorkerCondition.DEPENDENCIES_READY: (
         SATISFIED,
@@ -329,6 +341,7 @@ REALM_REASONS: dict[RealmCondition, tuple[Reason, ...]] = {
     ),
     RealmCondition.ENGINE_LINKED: (LINKED, ENGINE_NOT_READY, ENGINE_UNREACHABLE),
     RealmCondition.EXPOSED: (NOT_EXPOSED, EXPOSED, ADDRESS_PENDING, ROUTE_REFUSED, GATEWAY_API_MISSING, NOT_STARTED),
+    RealmCondition.WITHIN_QUOTA: (WITHIN_QUOTA, QUOTA_EXCEEDED),
 }
 
 REASONS = {
@@ -348,7 +361,7 @@ def document() -> str:
         "",
         "`Ready` sums the others up: it is True when all of them are, and otherwise has the reason and the message of the first",
         "that is False. While something is under way `Reconciling` is True, with that same reason; when only a person can help,",
-        "`Stalled` is. Both are absent otherwise, as kstatus wants it.",
+        "`Stalled` is. Both are absent otherwise, as kstatus wants it. `WithinQuota` of a Realm is told beside it, for what runs goes on.",
         "",
         "*Then* says what to expect: `good` is why a condition is True, the others why it is False. [GitOps](gitops.md) tools go by it:",
         "",

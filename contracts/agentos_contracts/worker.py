@@ -338,7 +338,7 @@ class WorkerStatus(Model):
     )
     conditions: Conditions | None = Field(
         None,
-        description="ManifestValid, EngineLinked, FunctionsClaimed, DependenciesReady, Available, Registered, and "
+        description="ManifestValid, EngineLinked, WithinQuota, FunctionsClaimed, DependenciesReady, Available, Registered, and "
         "Ready, which is True when the worker's functions answer calls.",
     )
     replicas: int | None = Field(None, ge=0, description="Pods that there are.", json_schema_extra={"format": "int32"})

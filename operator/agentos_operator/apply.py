@@ -6,8 +6,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any
+
+from agentos_contracts.quantities import amount
 
 from .api import AlreadyExists, Api, NotFound
 from .cache import Cache
@@ -22,11 +23,6 @@ TRUSTED = 30.0
 ABSENT = "absent"
 """Stands for the hash of an object that is not to be there."""
 WATCHED = {"Deployment", "StatefulSet", "PodDisruptionBudget"}
-SUFFIXES = {
-    **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("num", start=-3)},
-    **{suffix: Decimal(10) ** (3 * power) for power, suffix in enumerate("kMGTPE", start=1)},
-    **{f"{suffix}i": Decimal(2) ** (10 * power) for power, suffix in enumerate("KMGTPE", start=1)},
-}
 
 
 class NotOurs(Exception):
@@ -222,15 +218,6 @@ def covers(actual: Any, wanted: Any) -> bool:
     if isinstance(wanted, list | tuple):
         return isinstance(actual, list) and len(actual) == len(wanted) and all(map(covers, actual, wanted))
     return actual == wanted or (
-        isinstance(wanted, str | int | float) and _quantity(actual) == _quantity(wanted) is not None
+        # The API server rewrites quantities in its own way (0.5 becomes 500m), which is not a difference.
+        isinstance(wanted, str | int | float) and amount(actual) == amount(wanted) is not None
     )
-
-
-def _quantity(value: Any) -> Decimal | None:
-    # The API server rewrites quantities in its own way (0.5 becomes 500m), which is not a difference.
-    text = str(value)
-    number = text.rstrip("numkKMGTPEi")
-    try:
-        return Decimal(number) * SUFFIXES.get(text[len(number) :], 1)
-    except InvalidOperation:
-        return None

@@ -17,6 +17,7 @@ from .events import Recorder
 from .kinds import CLAIM, CONFIG_MAP, POD, REALM, WORKER, Key, Object, key_of
 from .links import Links
 from .metrics import LINKS_UP, QUEUE_LENGTH, RECONCILE_SECONDS, RECONCILES
+from .quotas import Quotas
 from .reconcile import claims, realm
 from .reconcile.context import CLAIMS, Context
 from .reconcile.worker import WorkerReconciler
@@ -47,6 +48,7 @@ class Controller:
             status,
             Autoscaler(cache, links, settings.scale_down_seconds, self._queue.add),
             Drains(cache, links, lambda namespace, uid: self.context.frees(namespace, uid), self._queue.add),
+            Quotas(cache),
         )
         self._workers = WorkerReconciler(self.context)
 

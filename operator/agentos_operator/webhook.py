@@ -19,9 +19,11 @@ from typing import Any
 import kopf
 from agentos_contracts.assign import patterns_of
 from agentos_contracts.dependencies import declared, shown_way, way_back
-from agentos_contracts.findings import MAX_DEPTH, Finding, errors, too_deep
+from agentos_contracts.findings import MAX_DEPTH, Finding, error, errors, too_deep
 from agentos_contracts.findings import warnings as warnings_in
 from agentos_contracts.patterns import Pattern
+from agentos_contracts.quota import Usage, excesses, limits_of
+from agentos_contracts.quota import refusal as refusal_of_quota
 from agentos_contracts.scaling import REPLICAS_UNUSED
 from agentos_contracts.validation import validate
 from aiohttp import web
@@ -34,6 +36,7 @@ from .kinds import CLAIM, REALM, VALIDATING_WEBHOOK, WORKER, Object
 from .metrics import ADMISSIONS
 from .plan.claims import holders
 from .plan.realm import own_namespace
+from .quotas import Quotas, quota_of
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -139,6 +142,8 @@ class Webhook:
         findings = validate(resource)
         if kind == REALM.kind:
             findings += own_namespace(resource, self._settings.namespace)
+        if kind == WORKER.kind and not errors(findings):
+            findings += self.over_quota(resource, old)
         found = errors(findings)
         if found:
             ADMISSIONS.labels(kind, "refused").inc()
@@ -161,6 +166,19 @@ class Webhook:
         worker = self._cache.get(WORKER, namespace or "", name)
         if worker is not None and worker["spec"].get("autoscaling"):
             warnings.append(f"spec.replicas: {REPLICAS_UNUSED}")
+
+    def over_quota(self, worker: Object, old: Any = None) -> list[Finding]:
+        """An error when a new Worker, or what one grows by, has no room in the Realm's quota beside what all others want."""
+        metadata = worker.get("metadata", {})
+        namespace = metadata.get("namespace", "")
+        realm = self._cache.realm_of(namespace)
+        if realm is None or not quota_of(realm):
+            return []
+        quotas = Quotas(self._cache)
+        others = [each.wanted for each in quotas.applicants(namespace) if each.uid != metadata.get("uid")]
+        has = quotas.wanted(dict(old)) if old else Usage()
+        found = excesses(limits_of(quota_of(realm)), sum(others, has), quotas.wanted(worker) - has)
+        return [error("spec", "QuotaExceeded", refusal_of_quota(realm["metadata"]["name"], found))] if found else []
 
     def clashes(self, worker: Object) -> list[str]:
         """Warnings for the patterns that another Worker holds now."""

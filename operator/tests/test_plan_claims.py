@@ -47,6 +47,8 @@ def decide(
     pods: tuple[str, ...] = (),
     serving: tuple[str, ...] = (),
     registers: dict[str, list[str]] | None = None,
+    over_quota: tuple[str, ...] = (),
+    room: int | None = None,
 ) -> ClaimsPlan:
     """Names of Workers: ``lingering`` ones are gone but may still answer, ``pods`` have pods, ``serving`` serve what they had.
 
@@ -62,6 +64,8 @@ def decide(
             lambda uid: uid.removesuffix("-uid") in lingering,
             lambda uid: (registers or {}).get(uid.removesuffix("-uid"), ()),
             NOW,
+            [f"{name}-uid" for name in over_quota],
+            room,
         )
     )
 
@@ -366,3 +370,29 @@ def test_a_worker_gets_a_bounded_number_of_functions_without_declaring_them():
         registers={"finder": many[-10:]},
     )
     assert more.writes == 0
+
+
+# --- Quota ---
+
+
+def test_a_worker_over_quota_gets_nothing_and_keeps_what_it_holds():
+    new, old = worker("new", "new::*"), worker("old", "old::one", "old::two")
+    answer = decide(new, old, claims=(claim("old", ("old::one", "old")),), pods=("old",), over_quota=("new", "old"))
+    assert writes(answer) == ([], [], [])
+    assert answer.waiting == {}
+
+
+def test_what_a_worker_over_quota_wants_is_free_for_others():
+    answer = decide(worker("big", "tool::*"), worker("small", "tool::one"), over_quota=("big",))
+    assert [held(each) for each in answer.create] == [[("tool::one", "small", STAMP)]]
+
+
+def test_functions_are_discovered_only_as_far_as_there_is_room():
+    finders = [undeclared("first"), undeclared("second")]
+    registers = {"first": ["a::1", "a::2"], "second": ["b::1", "b::2"]}
+    found = [
+        pattern
+        for each in decide(*finders, registers=registers, pods=("first", "second"), room=3).create
+        for pattern, _, _ in held(each)
+    ]
+    assert found == ["a::1", "a::2", "b::1"]

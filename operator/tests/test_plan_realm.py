@@ -3,11 +3,13 @@
 import copy
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from agentos_contracts import reasons
 from agentos_contracts.findings import error, warning
+from agentos_contracts.quota import Allotment, Usage
 from agentos_operator.plan.realm import RealmInput, RealmPlan, own_namespace, plan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -103,6 +105,7 @@ def route(**conditions: str) -> dict:
     return {"status": {"parents": [{"conditions": told}]}}
 
 
+TWO_PODS = Allotment(Usage(1, 2, 3, Decimal("0.5"), Decimal(2**31)), {})
 NO_ENGINE = {"statefulset": None, "linked": False}
 TABLE = [
     ("namespace is its own", {}, "NamespaceReady", True, reasons.NAMESPACE_READY, None),
@@ -240,6 +243,23 @@ TABLE = [
         reasons.ENGINE_UNREACHABLE,
         "the operator cannot reach the engine at agentos-engine.team.svc:49134; look at the engine's logs",
     ),
+    ("no quota", {}, "WithinQuota", True, reasons.WITHIN_QUOTA, None),
+    (
+        "a Worker waits for room",
+        {"spec": {"quota": {"replicas": 2}}, "allotment": Allotment(Usage(1, 2), {"u": ()})},
+        "WithinQuota",
+        True,
+        reasons.WITHIN_QUOTA,
+        "1 Worker waits for room",
+    ),
+    (
+        "the quota was lowered",
+        {"spec": {"quota": {"replicas": 1, "memory": "1Gi", "workers": 1}}, "allotment": TWO_PODS},
+        "WithinQuota",
+        False,
+        reasons.QUOTA_EXCEEDED,
+        "more is used than spec.quota allows: replicas 2 of 1, memory 2Gi of 1Gi; what runs goes on, nothing grows",
+    ),
     ("REST stays inside", {}, "Exposed", True, reasons.NOT_EXPOSED, None),
     ("expose says None", {"spec": {"http": {"expose": {"type": "None"}}}}, "Exposed", True, reasons.NOT_EXPOSED, None),
     ("namespace is another's", {"rival": "old"}, "Exposed", False, reasons.NOT_STARTED, None),
@@ -318,6 +338,15 @@ def test_every_condition_tells_its_reason_and_what_to_do(changes, kind, ok, reas
 def test_the_table_above_has_just_the_documented_reasons():
     documented = {(str(kind), reason.name) for kind, listed in reasons.REALM_REASONS.items() for reason in listed}
     assert {(row[2], row[4].name) for row in TABLE} == documented
+
+
+def test_a_realm_over_its_quota_is_ready_and_tells_how_much_is_used():
+    quota = {"replicas": 1}
+    answer = plan(snapshot(spec={"quota": quota}, allotment=TWO_PODS))
+    assert condition(answer, "Ready")["status"] == "True"
+    used = {"workers": 1, "replicas": 2, "functions": 3, "cpu": "500m", "memory": "2Gi"}
+    assert answer.status["quota"] == {"used": used, "limit": quota}
+    assert plan(snapshot()).status["quota"] is None
 
 
 def test_a_healthy_realm_has_network_policies_account_service_and_engine():

@@ -10,6 +10,7 @@ import pytest
 from agentos_contracts import reasons
 from agentos_contracts.dependencies import Dependency
 from agentos_contracts.findings import error, warning
+from agentos_contracts.quota import Excess
 from agentos_operator.bus import Connection
 from agentos_operator.plan.conditions import MESSAGE_LIMIT
 from agentos_operator.plan.worker import EngineView, WorkerInput, WorkerPlan, plan
@@ -40,6 +41,7 @@ from tests.worker_snapshots import (
     worker,
 )
 
+NO_ROOM = (Excess("replicas", 3, 4, 2),)
 TABLE = [
     ("manifest without error", snapshot(), "ManifestValid", True, reasons.VALID, None),
     (
@@ -130,6 +132,25 @@ TABLE = [
         False,
         reasons.ENGINE_UNREACHABLE,
         UNREACHABLE,
+    ),
+    ("there is room", snapshot(), "WithinQuota", True, reasons.WITHIN_QUOTA, None),
+    (
+        "no room for a new one",
+        snapshot(deployment=None, pods=(), connections=(), over_quota=NO_ROOM),
+        "WithinQuota",
+        False,
+        reasons.QUOTA_EXCEEDED,
+        "it goes beyond the quota of Realm prod (replicas: 3 of 4 are used, 2 more are needed); shrink or delete Workers of its "
+        "namespace, or raise spec.quota of the Realm; it starts by itself when there is room",
+    ),
+    (
+        "no room to grow",
+        snapshot(over_quota=NO_ROOM),
+        "WithinQuota",
+        False,
+        reasons.QUOTA_EXCEEDED,
+        "it goes beyond the quota of Realm prod (replicas: 3 of 4 are used, 2 more are needed); shrink or delete Workers of its "
+        "namespace, or raise spec.quota of the Realm; what runs stays as it is",
     ),
     ("all patterns recorded", snapshot(), "FunctionsClaimed", True, reasons.CLAIMED, "wasm::*"),
     (
@@ -806,6 +827,7 @@ def test_a_ready_worker_that_is_settled_has_neither_reconciling_nor_stalled():
     assert [c["type"] for c in answer.status["conditions"]] == [
         "ManifestValid",
         "EngineLinked",
+        "WithinQuota",
         "FunctionsClaimed",
         "DependenciesReady",
         "Available",
@@ -1102,3 +1124,11 @@ def test_the_same_input_gives_the_same_plan_and_is_not_changed(given):
     assert plan(copy.deepcopy(untouched)) == first
     assert plan(given) == first
     assert given == untouched
+
+
+def test_a_worker_without_room_starts_nothing_and_one_that_runs_is_left_as_it_is():
+    new = plan(snapshot(deployment=None, pods=(), connections=(), over_quota=NO_ROOM))
+    grown = plan(snapshot(over_quota=NO_ROOM))
+    assert (new.children, new.stop) == (grown.children, grown.stop) == ((), False)
+    assert condition(grown, "Ready")["reason"] == "QuotaExceeded"
+    assert condition(grown, "Available")["status"] == "True"

@@ -12,7 +12,7 @@ import kopf
 import pytest
 from agentos_operator.cache import Cache
 from agentos_operator.keys import webhook_certificate
-from agentos_operator.kinds import VALIDATING_WEBHOOK
+from agentos_operator.kinds import VALIDATING_WEBHOOK, WORKER
 from agentos_operator.settings import Settings
 from agentos_operator.webhook import Webhook
 
@@ -145,6 +145,42 @@ def test_its_own_functions_and_those_of_other_namespaces_are_no_clash(webhook, c
 
 
 # --- The endpoint ---
+
+
+def full_realm(cache: Cache, **quota: int) -> None:
+    """A realm with this quota in the Workers' namespace, and one Worker of two pods in it."""
+    metadata = {"name": "prod", "uid": "r-uid", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    cache.put({"kind": "Realm", "metadata": metadata, "spec": {"namespace": "team", "quota": quota}})
+    there = worker("there", replicas=2, owns=["there::*"])
+    there["metadata"] |= {"uid": "t-uid", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    cache.put(there)
+
+
+def test_what_has_no_room_in_the_quota_is_refused_with_the_numbers(webhook, cache):
+    full_realm(cache, replicas=3, workers=1)
+    with pytest.raises(kopf.AdmissionError) as refused:
+        review(webhook, worker(replicas=2))
+    assert str(refused.value) == (
+        "spec: goes beyond the quota of Realm prod (workers: 1 of 1 are used, 1 more are needed; "
+        "replicas: 2 of 3 are used, 2 more are needed); shrink or delete Workers of its namespace, or raise spec.quota of the Realm"
+    )
+
+
+def test_what_fits_into_the_quota_is_admitted(webhook, cache):
+    full_realm(cache, replicas=4, workers=2)
+    assert review(webhook, worker(replicas=2)) == []
+
+
+@pytest.mark.parametrize(("replicas", "admitted"), [(1, True), (2, True), (3, False)])
+def test_a_worker_above_a_lowered_quota_may_change_and_shrink_but_not_grow(webhook, cache, replicas, admitted):
+    full_realm(cache, replicas=1)
+    old = cache.all(WORKER)[0]
+    new = old | {"spec": old["spec"] | {"replicas": replicas, "env": [{"name": "A", "value": "b"}]}}
+    if admitted:
+        assert review(webhook, new, old) == []
+    else:
+        with pytest.raises(kopf.AdmissionError, match="replicas: 2 of 1 are used, 1 more are needed"):
+            review(webhook, new, old)
 
 
 def configuration(*bundles: str) -> dict:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -42,6 +42,10 @@ class ClaimsInput:
     registers: Callable[[str], Iterable[str]]
     """Ids of the functions that a Worker has registered without owning them."""
     now: datetime
+    over_quota: Collection[str] = ()
+    """Uids of Workers that go beyond the realm's quota: they keep what they hold, and get nothing."""
+    room: int | None = None
+    """Functions that the quota has room for besides those that are held or declared; None: as many as come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +68,15 @@ def plan(i: ClaimsInput) -> ClaimsPlan:
     """Decides for a whole realm at once. Pure."""
     recorded = {claim["spec"]["segment"]: holders(claim) for claim in i.claims}
     held = _by_uid(recorded)
-    living = [
-        claimant(w, i, held.get(w["metadata"]["uid"], ()))
-        for w in i.workers
-        if not w["metadata"].get("deletionTimestamp")
-    ]
+    living, room = list[Claimant](), None if i.room is None else max(0, i.room)
+    for worker in sorted(i.workers, key=lambda w: (w["metadata"]["creationTimestamp"], w["metadata"]["uid"])):
+        if worker["metadata"].get("deletionTimestamp"):
+            continue
+        recorded_for_it = held.get(worker["metadata"]["uid"], ())
+        living.append(claimant(worker, i, recorded_for_it, room))
+        if room is not None:
+            mine = {holder.pattern for holder in recorded_for_it}
+            room -= sum(pattern.text not in mine for pattern in living[-1].discovered)
     assignment = assign([*living, *_leaving(held, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ"))
     now_held = _by_uid(assignment.holders)
     keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, now_held.get(w["metadata"]["uid"], ())))
@@ -83,8 +91,8 @@ def _by_uid(holders_of: Mapping[str, Sequence[Holder]]) -> dict[str, list[Holder
     return held
 
 
-def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder]) -> Claimant:
-    """A Worker as one who claims; ``recorded`` is what it holds.
+def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder], room: int | None = None) -> Claimant:
+    """A Worker as one who claims; ``recorded`` is what it holds, ``room`` how many functions it may discover besides.
 
     A mistake in spec.owns leaves it what it holds, as it leaves alone what runs. A pattern that it gave up stays its own as
     long as its pods still serve it, so that nobody else does at the same time.
@@ -94,6 +102,8 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder]) -> Clai
     held = patterns_recorded(recorded)
     undeclared = declares_nothing(worker)
     mistaken = not declared and bool(worker.get("spec", {}).get("owns"))
+    if uid in i.over_quota:
+        declared = tuple(pattern for pattern in declared if pattern in held)
     kept = tuple(pattern for pattern in held if pattern not in declared and (mistaken or i.serves(uid, pattern)))
     started = i.started(uid)
     return Claimant(
@@ -101,7 +111,7 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder]) -> Clai
         uid,
         metadata["creationTimestamp"],
         declared,
-        kept + (claimable(i.registers(uid)) if undeclared else ()),
+        kept + (claimable(i.registers(uid))[:room] if undeclared else ()),
         started=started,
         serving=started and not held and not undeclared,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from agentos_contracts.findings import visible
@@ -35,14 +36,17 @@ def build_conditions(
     before: Sequence[Mapping[str, Any]],
     generation: int,
     now: datetime,
+    beside: Mapping[str, Verdict] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Standard conditions: one for each verdict, their sum ``Ready``, and kstatus' ``Reconciling`` or ``Stalled`` when so.
 
-    ``settled`` says that nothing is under way although all is Ready (a rollout is not settled); ``progress`` describes
-    what is. ``lastTransitionTime`` is kept from ``before`` while the status of a condition stays.
+    ``beside`` are told without being a part of ``Ready``. ``settled`` says that nothing is under way although all is Ready
+    (a rollout is not settled); ``progress`` describes what is. ``lastTransitionTime`` is kept from ``before`` while the status
+    of a condition stays.
     """
     summary = summarize(verdicts)
     conditions = [_condition(name, verdict.ok, verdict) for name, verdict in verdicts.items()]
+    conditions += [_condition(name, verdict.ok, verdict) for name, verdict in beside.items()]
     conditions.append(_condition("Ready", summary.ok, summary))
     if not summary.ok and summary.reason.outlook is Outlook.STALLED:
         conditions.append(_condition("Stalled", True, summary))

@@ -11,6 +11,7 @@ from ..kinds import CLAIM, DEPLOYMENT, WORKER, Key
 from ..metrics import CLAIM_WRITES
 from ..plan import claims, grants
 from ..plan.pods import is_gone, is_leaving
+from ..quotas import quota_of
 from .context import CLAIMS, Context, worker_key
 
 TOLD_WITHIN = 1.0
@@ -80,8 +81,22 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
     def registers(uid: str) -> set[str]:
         return {f for each in link.of(uid) for f in each.waiting} if link is not None and link.up else set()
 
+    allotment = context.quotas.allotment(namespace, realm)
+    most = quota_of(realm).get("functions")
+    room = None if most is None else most - allotment.used.functions
     plan = claims.plan(
-        claims.ClaimsInput(realm, workers, recorded, serves, started, lingers, registers, datetime.now(UTC))
+        claims.ClaimsInput(
+            realm,
+            workers,
+            recorded,
+            serves,
+            started,
+            lingers,
+            registers,
+            datetime.now(UTC),
+            allotment.over.keys(),
+            room,
+        )
     )
     table = context.links.grants(realm["metadata"]["name"])
     try:
@@ -92,14 +107,17 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
         table.want(grants.plan(grants.GrantsInput(namespace, workers, recorded, lingers, table.wanted)))
     if look_again:
         context.queue.add(Key(CLAIMS, namespace, ""), min(look_again))
-    before = context.waiting.get(namespace, {})
+    before, over_before = context.waiting.get(namespace, {}), context.over_quota.get(namespace, {})
+    context.over_quota[namespace] = allotment.over
     context.waiting[namespace] = dict(plan.waiting)
     context.keeping[namespace] = plan.keeping
     written = {holder.uid for claim in (*plan.create, *plan.replace) for holder in claims.holders(claim)}
     return {
         worker_key(worker)
         for worker in workers
-        if (uid := worker["metadata"]["uid"]) in written or before.get(uid) != plan.waiting.get(uid)
+        if (uid := worker["metadata"]["uid"]) in written
+        or before.get(uid) != plan.waiting.get(uid)
+        or over_before.get(uid) != allotment.over.get(uid)
     }
 
 

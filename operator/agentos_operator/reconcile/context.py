@@ -1,9 +1,11 @@
 """What all passes share."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agentos_contracts.assign import Clash
+from agentos_contracts.quota import Excess
 from agentos_contracts.tokens import SigningKey
 
 from ..api import Api
@@ -13,6 +15,7 @@ from ..cache import Cache
 from ..drains import Drains
 from ..kinds import WORKER, Key, Object
 from ..links import Links
+from ..quotas import Quotas
 from ..settings import Settings
 from ..status import StatusWriter
 from ..work_queue import WorkQueue
@@ -37,8 +40,11 @@ class Context:
     status: StatusWriter
     autoscaler: Autoscaler
     drains: Drains
+    quotas: Quotas
     waiting: dict[str, dict[str, tuple[Clash, ...]]] = field(default_factory=dict)
     """Namespace → Worker uid → the clashes for which it waits."""
+    over_quota: dict[str, Mapping[str, tuple[Excess, ...]]] = field(default_factory=dict)
+    """Namespace → Worker uid → where it goes beyond the quota, as of the last decision on claims."""
     keeping: dict[str, frozenset[str]] = field(default_factory=dict)
     """Namespace → uids of Workers whose given-up patterns are freed when their pods stop serving them."""
     dirty: defaultdict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))

@@ -117,6 +117,7 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
         image=context.settings.image,
         verify_keys=context.signing_key.verify_key,
         engine_environment=context.settings.engine_environment,
+        allotment=context.quotas.allotment(namespace_name, realm),
         operator_peers=_operator_peers(context.settings),
         metrics_peers=context.settings.metrics_from,
         exposed=exposed,

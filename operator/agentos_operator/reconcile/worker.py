@@ -13,6 +13,7 @@ from agentos_contracts.effective import Effective, effective
 from agentos_contracts.findings import Finding, errors
 from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest, read_manifest, validate_manifest
 from agentos_contracts.patterns import Pattern, claim_name
+from agentos_contracts.quota import Allotment
 from agentos_contracts.reasons import WorkerCondition
 from agentos_contracts.tokens import Identity, Role, issue
 from agentos_contracts.validation import image_findings, validate_worker, worker_defaults_findings
@@ -29,6 +30,7 @@ from ..plan import worker as planner
 from ..plan.claims import holders
 from ..plan.conditions import condition_of, is_true
 from ..plan.realm import own_namespace
+from ..quotas import quota_of
 from ..settings import REGISTERED_GATE
 from ..status import refused
 from .context import CLAIMS, REFUSED_RETRY, Context, worker_key
@@ -145,6 +147,7 @@ class WorkerReconciler:
         if before is None:
             return
         self._context.applier.forget(before)
+        self._context.quotas.forget(before)
         self._needs.pop(before, None)
         self._first_seen.pop(before, None)
         if fact := self._facts.pop(before, None):
@@ -179,6 +182,8 @@ class WorkerReconciler:
         connections = link.of(uid) if link is not None else ()
         pods = context.cache.pods_of(key.namespace, uid)
         wanted, known = patterns_of(worker), _effective(worker, manifest, defaults, findings)
+        context.quotas.learn(worker, known)
+        allotment = context.quotas.allotment(key.namespace, realm)
         claims = [context.cache.get(CLAIM, key.namespace, claim_name(pattern.segment)) for pattern in wanted]
         return planner.WorkerInput(
             worker=worker,
@@ -191,7 +196,7 @@ class WorkerReconciler:
             held=frozenset(h.pattern for claim in claims if claim for h in holders(claim) if h.uid == uid),
             clashes=context.waiting.get(key.namespace, {}).get(uid, ()),
             granted=link is None or not link.up or context.links.grants(realm_name).is_acknowledged(uid),
-            ungranted=self._ungranted(key.namespace, uid, connections),
+            ungranted=self._ungranted(key.namespace, uid, connections, _no_room(realm, allotment)),
             providers=self._providers(key.namespace) if known and known.dependencies else (),
             built_in=BUILT_IN_WORKERS,
             deployment=deployment,
@@ -206,9 +211,10 @@ class WorkerReconciler:
             draining=context.drains.in_progress(uid),
             token=self._token(realm_name, key, worker) if realm else "",
             grace=context.settings.engine_grace,
+            over_quota=allotment.over.get(uid, ()),
         )
 
-    def _ungranted(self, namespace: str, uid: str, connections: Sequence[Connection]) -> dict[str, str]:
+    def _ungranted(self, namespace: str, uid: str, connections: Sequence[Connection], no_room: str) -> dict[str, str]:
         """What a Worker registers and does not hold, each with who or what stands in the way, as far as that is known."""
         found: dict[str, str] = {}
         for function_id in {each for connection in connections for each in connection.waiting}:
@@ -219,7 +225,7 @@ class WorkerReconciler:
             recorded = holders(claim) if claim else ()
             holder = next((each for each in recorded if Pattern(each.pattern).matches(function_id)), None)
             if holder is None:
-                found[function_id] = ""
+                found[function_id] = no_room
             elif holder.uid != uid:
                 found[function_id] = f"which Worker {holder.worker} holds by {holder.pattern}"
         return found
@@ -291,6 +297,14 @@ class WorkerReconciler:
         for other in self._context.cache.all(WORKER, namespace):
             if names & self._needs.get(other["metadata"]["uid"], frozenset()):
                 self._context.queue.add(worker_key(other))
+
+
+def _no_room(realm: Object | None, allotment: Allotment) -> str:
+    """Why nobody discovers another function now, where the quota is used up; else empty."""
+    most = quota_of(realm).get("functions")
+    if realm is None or most is None or allotment.used.functions < most:
+        return ""
+    return f"for which the quota of Realm {realm['metadata']['name']} ({most} functions) has no room"
 
 
 def _predecessors(deployment: Object, uid: str | None) -> bool:

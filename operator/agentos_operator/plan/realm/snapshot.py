@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from agentos_contracts.findings import Finding
+from agentos_contracts.quota import NOBODY, Allotment
 
 from ...kinds import Key, Object
 
@@ -34,6 +35,8 @@ class RealmInput:
     grace: float
     engine_environment: Mapping[str, str] = field(default_factory=dict)
     """More variables of the engine's container."""
+    allotment: Allotment = NOBODY
+    """Who fits into the quota."""
     operator_peers: Sequence[Mapping[str, Any]] | None = None
     """How NetworkPolicies know the operator's pods; None: it runs outside the cluster."""
     metrics_peers: Sequence[Mapping[str, Any]] = ()

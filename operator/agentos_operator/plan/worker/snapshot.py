@@ -10,6 +10,7 @@ from agentos_contracts.dependencies import Dependency
 from agentos_contracts.effective import Effective
 from agentos_contracts.findings import Finding
 from agentos_contracts.patterns import Pattern
+from agentos_contracts.quota import Excess
 
 from ...bus import Connection
 from ...kinds import DEPLOYMENT, Kind, Object
@@ -63,6 +64,8 @@ class WorkerInput:
     """Going pods whose calls in progress the engine still waits for."""
     token: str = field(repr=False)
     grace: float
+    over_quota: Sequence[Excess] = ()
+    """Where it goes beyond the Realm's quota; empty: it fits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from .registered import gate, pod_answers, registered
 from .replicas import replicas, says
 from .snapshot import REGISTRATION_GRACE, WorkerInput, WorkerPlan
 from .status import status
+from .within_quota import within_quota
 
 UNREADY_RETRY = 30.0
 """Seconds after which a Worker that runs and is not Ready is looked at again without any event."""
@@ -31,14 +32,16 @@ def plan(i: WorkerInput) -> WorkerPlan:
     verdicts: dict[str, Verdict] = {
         WorkerCondition.MANIFEST_VALID: manifest_valid(i),
         WorkerCondition.ENGINE_LINKED: engine_linked(i),
+        WorkerCondition.WITHIN_QUOTA: within_quota(i),
         WorkerCondition.FUNCTIONS_CLAIMED: functions_claimed(i),
         WorkerCondition.DEPENDENCIES_READY: dependencies_ready(i),
     }
     started = i.deployment is not None
     in_realm = i.engine is not None
     valid, claimed = verdicts[WorkerCondition.MANIFEST_VALID].ok, verdicts[WorkerCondition.FUNCTIONS_CLAIMED].ok
-    may_start = in_realm and valid and claimed and verdicts[WorkerCondition.DEPENDENCIES_READY].ok
-    if started and not verdicts[WorkerCondition.DEPENDENCIES_READY].ok and in_realm and valid and claimed:
+    fits = verdicts[WorkerCondition.WITHIN_QUOTA].ok
+    may_start = in_realm and valid and fits and claimed and verdicts[WorkerCondition.DEPENDENCIES_READY].ok
+    if started and not verdicts[WorkerCondition.DEPENDENCIES_READY].ok and in_realm and valid and fits and claimed:
         # Dependencies gate the first start only; what runs goes on, and is updated.
         may_start = True
         verdicts[WorkerCondition.DEPENDENCIES_READY] = Verdict(
