@@ -36,6 +36,24 @@ def test_a_realm_makes_its_namespace_and_engine_and_runs_workers_there(realms: C
     until("the realm counts it", lambda: get(realms, "realm", "side", "")["status"]["readyWorkers"] == 1)
 
 
+def test_a_namespace_that_is_there_is_adopted_with_its_labels_and_outlives_the_realm(realms: Cluster) -> None:
+    enforced = "pod-security.kubernetes.io/enforce"
+    realms.kubectl("create", "namespace", "side")
+    realms.kubectl("label", "namespace", "side", f"{enforced}=restricted", "team=side")
+    apply(realms, realm("side", deletionPolicy="Delete", engine={"storage": {"size": "1Gi"}}))
+    wait_ready(realms, "side")
+    lodger = worker("lodger", "lodger::one")
+    lodger["metadata"]["namespace"] = "side"
+    apply(realms, lodger)
+    realms.kubectl("wait", "-n", "side", "--for=condition=Ready", "worker/lodger", "--timeout=90s", timeout=100)
+    labels = get(realms, "namespace", "side", "")["metadata"]["labels"]
+    assert {enforced: "restricted", "team": "side", "agentos.dev/realm": "side"}.items() <= labels.items()
+    realms.kubectl("delete", "realm", "side", "--timeout=60s", timeout=70)
+    until("the engine is gone", lambda: not get(realms, "statefulset", "agentos-engine", "side"))
+    # It was there before the Realm, so what else is in it is not the Realm's to delete.
+    assert "deletionTimestamp" not in get(realms, "namespace", "side", "")["metadata"]
+
+
 def test_the_same_functions_may_be_owned_in_each_realm(realms: Cluster) -> None:
     apply(realms, realm("side"))
     wait_ready(realms, "side")
