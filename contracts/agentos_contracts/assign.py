@@ -14,10 +14,14 @@ The rules:
    False) is the part removed when the rest cannot be had: it never ran, and would only stand in others' way.
 5. What belongs to the engine is never assigned, one segment has at most 256 holders, and one Worker gets at most 256
    patterns that it has not declared.
+6. A Worker may replace another, by name. Until it ``answers`` it waits as everybody does; when it does, and nobody else
+   stands in its way, it takes in one step what it wants, and the replaced one loses all that it holds. From then on that
+   one gets nothing, as long as the other holds anything. In a circle of Workers that replace each other, the one that
+   replaces a younger one is no part of it: the newest wish counts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -50,6 +54,8 @@ class Claimant:
     ``leaving``: deleted or gone while its pods still run: keeps what is recorded, gets nothing new.
     ``started``: False when it certainly has no pods (rule 4).
     ``serving``: it runs although nothing is recorded for it: its record was lost, and it goes before all who wait.
+    ``replaces``: the name of the Worker whose patterns it takes over. ``answers``: its pods are up and have registered
+    all that it needs for that (rule 6).
     """
 
     name: str
@@ -60,6 +66,8 @@ class Claimant:
     leaving: bool = False
     started: bool = True
     serving: bool = False
+    replaces: str = ""
+    answers: bool = False
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -113,12 +121,15 @@ class Assignment:
 
     ``holders``: for every segment recorded or granted, its complete new list sorted by pattern; empty when nobody
     holds any of it. ``waiting``: uid to what stands in the way of what it declares. ``refused``: uid to what stands in
-    the way of what it discovered, for each pattern by itself.
+    the way of what it discovered, for each pattern by itself. ``succeeding``: uids of those that wait for nobody but the
+    Worker that they replace: they may run already. ``replaced``: uid to the name of the Worker that has taken over.
     """
 
     holders: dict[str, tuple[Holder, ...]]
     waiting: dict[str, tuple[Clash, ...]]
     refused: dict[str, tuple[Clash, ...]]
+    succeeding: frozenset[str] = frozenset()
+    replaced: dict[str, str] = field(default_factory=dict)
 
 
 def patterns_of(worker: Mapping[str, Any]) -> tuple[Pattern, ...]:
@@ -171,16 +182,14 @@ def assign(claimants: Iterable[Claimant], recorded: Mapping[str, Sequence[Holder
     """
     by_uid = {claimant.uid: claimant for claimant in sorted(claimants, key=_rank, reverse=True)}
     ranked = sorted((claimant for claimant in by_uid.values() if not claimant.leaving), key=_rank)
-    table = _Table(now)
+    table = _Table(now, _replaced_by(by_uid.values()))
     table.keep(recorded, by_uid)
-    for claimant in ranked:
-        table.grant(claimant)
+    table.settle(ranked)
     stranded = [claimant for claimant in ranked if not claimant.started and table.is_partial(claimant)]
     if stranded:
         for claimant in stranded:
             table.release(claimant)
-        for claimant in ranked:
-            table.grant(claimant)
+        table.settle(ranked)
     return Assignment(
         holders={
             segment: tuple(sorted(held.values()))
@@ -188,7 +197,36 @@ def assign(claimants: Iterable[Claimant], recorded: Mapping[str, Sequence[Holder
         },
         waiting={claimant.uid: clashes for claimant in ranked if (clashes := table.obstacles(claimant))},
         refused={claimant.uid: clashes for claimant in ranked if (clashes := table.refusals(claimant))},
+        succeeding=frozenset(claimant.uid for claimant in ranked if table.succeeds(claimant)),
+        replaced={
+            claimant.uid: other.name for claimant in ranked if (other := table.successor(claimant.uid)) is not None
+        },
     )
+
+
+def _replaced_by(claimants: Collection[Claimant]) -> dict[str, frozenset[str]]:
+    """Return the uids of those that a claimant replaces, all of that name that there are, by its own uid."""
+    named: dict[str, set[str]] = {}
+    for claimant in claimants:
+        named.setdefault(claimant.name, set()).add(claimant.uid)
+    replacing = {each.name: each for each in claimants if each.replaces and not each.leaving}
+    return {
+        claimant.uid: frozenset(named.get(claimant.replaces, ()))
+        for claimant in replacing.values()
+        if claimant.replaces != claimant.name and not _is_older_in_circle(claimant, replacing)
+    }
+
+
+def _is_older_in_circle(claimant: Claimant, replacing: Mapping[str, Claimant]) -> bool:
+    """True when the Workers that a claimant replaces, one after the other, come back to it, and it is the older one."""
+    first = following = replacing.get(claimant.replaces)
+    passed: set[str] = set()
+    while following is not None and following.name not in passed:
+        if following.name == claimant.name:
+            return first is not None and (claimant.created, claimant.uid) < (first.created, first.uid)
+        passed.add(following.name)
+        following = replacing.get(following.replaces)
+    return False
 
 
 def _rank(claimant: Claimant) -> tuple[bool, str, str]:
@@ -198,9 +236,11 @@ def _rank(claimant: Claimant) -> tuple[bool, str, str]:
 class _Table:
     """The holders while an assignment is worked out: segment to (pattern text, uid) to holder."""
 
-    def __init__(self, now: str) -> None:
+    def __init__(self, now: str, replaced_by: Mapping[str, frozenset[str]]) -> None:
         self.held: dict[str, dict[tuple[str, str], Holder]] = {}
         self._now = now
+        self._replaced_by = replaced_by
+        self._replacing: list[Claimant] = []
 
     def keep(self, recorded: Mapping[str, Sequence[Holder]], claimants: Mapping[str, Claimant]) -> None:
         """Take over the recorded holders that stay; of two that overlap, which no apiserver admits, the older."""
@@ -222,8 +262,19 @@ class _Table:
             if stays and not self._overlapping(pattern, holder.uid):
                 self.held.setdefault(segment, {})[pattern.text, holder.uid] = holder
 
+    def settle(self, ranked: Sequence[Claimant]) -> None:
+        """Grant what can be had and hand over what can be, until neither changes anything; the circles are cut, so it ends."""
+        self._replacing = [claimant for claimant in ranked if claimant.uid in self._replaced_by]
+        while True:
+            for claimant in ranked:
+                self.grant(claimant)
+            if not any(self._hand_over(claimant) for claimant in self._replacing):
+                return
+
     def grant(self, claimant: Claimant) -> None:
         """Give a claimant what it declares, if all that it lacks of it can be had, and what can be had of the rest."""
+        if self.successor(claimant.uid) is not None:
+            return
         missing = self._missing(claimant, claimant.patterns)
         if not self._obstacles(claimant, missing):
             self._take(claimant, missing)
@@ -233,6 +284,44 @@ class _Table:
             if room > 0 and not self._obstacles(claimant, [pattern]):
                 self._take(claimant, [pattern])
                 room -= 1
+
+    def successor(self, uid: str) -> Claimant | None:
+        """Return the one that has taken over from a claimant, itself or from the one that did, or None."""
+        if self._holds(uid):
+            return None
+        for claimant in self._replacing:
+            if uid in self._replaced_by[claimant.uid]:
+                taken = claimant if self._holds(claimant.uid) else self.successor(claimant.uid)
+                if taken is not None:
+                    return taken
+        return None
+
+    def succeeds(self, claimant: Claimant) -> bool:
+        """True when nobody but those that a claimant replaces stands in its way."""
+        replaced = self._replaced_by.get(claimant.uid, frozenset())
+
+        def is_theirs(clash: Clash) -> bool:
+            return clash.cause == Cause.HELD and clash.holder.uid in replaced
+
+        obstacles = self.obstacles(claimant)
+        return all(map(is_theirs, obstacles)) and any(map(is_theirs, (*obstacles, *self.refusals(claimant))))
+
+    def _hand_over(self, claimant: Claimant) -> bool:
+        """Have a claimant that answers take over from those that it replaces; True when it does."""
+        giving = {uid for uid in self._replaced_by[claimant.uid] if self._holds(uid)}
+        if not giving or not claimant.answers:
+            return False
+        before, self.held = self.held, {}
+        for segment, held in before.items():
+            self.held[segment] = {key: holder for key, holder in held.items() if holder.uid not in giving}
+        self.grant(claimant)
+        if self._missing(claimant, claimant.patterns) or not self._holds(claimant.uid):
+            self.held = before
+            return False
+        return True
+
+    def _holds(self, uid: str) -> bool:
+        return any(holder.uid == uid for held in self.held.values() for holder in held.values())
 
     def release(self, claimant: Claimant) -> None:
         """Take back what a claimant holds of what it declares."""

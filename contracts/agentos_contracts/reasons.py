@@ -132,6 +132,18 @@ CLASH = Reason(
     outlook=Outlook.WAITING,
 )
 CLAIM_PENDING = Reason("ClaimPending", "The claim is being recorded, or told to the engine.")
+HANDING_OVER = Reason(
+    "HandingOver",
+    "The Worker that spec.replaces names still has the functions. Pods of this one start beside it, and take over in one "
+    "step once they have registered what it serves.",
+    "Wait; where the message names functions that are not registered, look at the worker's logs.",
+)
+REPLACED = Reason(
+    "Replaced",
+    "Another Worker, whose spec.replaces names this one, has taken over its functions. No pod runs.",
+    "Delete this Worker, or remove spec.replaces of the other.",
+    outlook=Outlook.WAITING,
+)
 # Worker: DependenciesReady
 SATISFIED = Reason(
     "Satisfied", "Everything that the worker depends on is ready, or it depends on nothing.", outlook=Outlook.GOOD
@@ -293,7 +305,7 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
     WorkerCondition.MANIFEST_VALID: (VALID, MANIFEST_INVALID, MANIFEST_NOT_FOUND),
     WorkerCondition.ENGINE_LINKED: (LINKED, NO_REALM, ENGINE_NOT_READY, ENGINE_UNREACHABLE),
     WorkerCondition.WITHIN_QUOTA: (WITHIN_QUOTA, QUOTA_EXCEEDED),
-    WorkerCondition.FUNCTIONS_CLAIMED: (CLAIMED, NOTHING_DECLARED, CLASH, CLAIM_PENDING),
+    WorkerCondition.FUNCTIONS_CLAIMED: (CLAIMED, NOTHING_DECLARED, CLASH, CLAIM_PENDING, HANDING_OVER, REPLACED),
     WorkerCondition.DEPENDENCIES_READY: (
         SATISFIED,
         DEPENDENCY_MISSING,
@@ -307,6 +319,7 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
         PODS_STARTING,
         NOT_REGISTERED,
         NOT_GRANTED,
+        HANDING_OVER,
         IMAGE_PULL_FAILED,
         CRASH_LOOPING,
         CONTAINER_CONFIG_INVALID,
@@ -316,7 +329,7 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
         SUSPENDED,
         REPLICAS_SET_ELSEWHERE,
     ),
-    WorkerCondition.REGISTERED: (REGISTERED, NOT_REGISTERED, NOT_GRANTED, NOT_STARTED),
+    WorkerCondition.REGISTERED: (REGISTERED, NOT_REGISTERED, NOT_GRANTED, HANDING_OVER, NOT_STARTED),
     WorkerCondition.RECONCILING: (ROLLOUT_IN_PROGRESS,),
 }
 

@@ -32,6 +32,7 @@ from agentos_contracts.worker import (
     MAX_STATE_SCOPES,
     NAME_OF_ENGINE,
     NAME_TOO_LONG,
+    REPLACES_ITSELF,
     VALUE_OR_SOURCE,
     Worker,
     WorkerSpec,
@@ -85,6 +86,12 @@ def validate_worker(resource: object) -> list[Finding]:
     found += version_findings(spec.get("version") or None, "spec.version")
     found += scaling_findings(spec)
     metadata = resource.get("metadata") if isinstance(resource, dict) else None
+    if (
+        isinstance(metadata, dict)
+        and spec.get("replaces") not in (None, "")
+        and spec["replaces"] == metadata.get("name")
+    ):
+        found.append(error("spec.replaces", "Itself", REPLACES_ITSELF))
     if isinstance(metadata, dict) and metadata.get("name") == ENGINE_NAME:
         found.append(error("metadata.name", "Reserved", NAME_OF_ENGINE))
     name = manifest.get("name") if isinstance(manifest, dict) else None

@@ -287,6 +287,13 @@ class WorkerSpec(Model):
         description="Scopes of state::* that this worker may read and write: a scope such as my-worker, or the beginning of "
         "some and a *, such as my-worker-*. Where left out, all. An empty list allows none.",
     )
+    replaces: ObjectName | None = Field(
+        None,
+        description="Name of another Worker of the namespace whose functions this one takes over without a call lost: its "
+        "pods start beside that one's, and once as many as wanted have registered what that one serves of what this one "
+        "owns, the functions change hands in one step. The other then owns nothing and stops. Without effect when there "
+        "is no such Worker.",
+    )
     version: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         None,
         description="Version of the worker, such as 1.2.3. Where left out, the manifest's, else the image's tag if it "
@@ -322,6 +329,11 @@ class WorkerSpec(Model):
 MAX_NAME_LENGTH = 63
 NAME_TOO_LONG = f"has more than {MAX_NAME_LENGTH} characters, too many for the labels that carry it; use a shorter name"
 ENGINE_NAME_RULE = rule(f"self.metadata.name != {cel_text(ENGINE_NAME)}", f"metadata.name: {NAME_OF_ENGINE}")
+REPLACES_ITSELF = "names this Worker itself; name the one that it takes over from"
+REPLACES_RULE = rule(
+    "!has(self.spec) || !has(self.spec.replaces) || self.spec.replaces != self.metadata.name",
+    f"spec.replaces: {REPLACES_ITSELF}",
+)
 NAME_RULE = rule(f"self.metadata.name.size() <= {MAX_NAME_LENGTH}", f"metadata.name: {NAME_TOO_LONG}")
 
 FunctionIds = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=256)]

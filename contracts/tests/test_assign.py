@@ -1,18 +1,9 @@
-import itertools
-import random
-
 import pytest
 from agentos_contracts.assign import MAX_DISCOVERED, MAX_HOLDERS, Cause, Claimant, Holder, assign
 from agentos_contracts.patterns import Pattern
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 NOW = "2026-01-01T12:00:00Z"
 BEFORE = "2026-01-01T11:00:00Z"
-
-IDS = [f"{segment}::{name}" for segment in "ab" for name in ("x", "xy", "y", "x::z")]
-PATTERNS = [Pattern.parse(text) for text in ("a", "b", "a::x", "a::x*", "a::y", "a::x::z", "b::x", "b::x*", "b::y")]
-UIDS = ["u1", "u2", "u3", "u4", "u5"]
 
 
 def claimant(name, *patterns, discovered=(), created="2026-01-01T00:00:00Z", **options):
@@ -198,103 +189,99 @@ def test_a_record_that_does_not_belong_in_its_segment_is_dropped(pattern):
     assert result.holders == {"a": ()}
 
 
-def ids_of(text):
-    return frozenset(function_id for function_id in IDS if Pattern(text).matches(function_id))
+# --- spec.replaces ---
+
+OLD = {"a": [holder("a::*", "old")]}
 
 
-claimants_drawn = st.lists(
-    st.builds(
-        Claimant,
-        name=st.just("w"),
-        uid=st.sampled_from(UIDS),
-        created=st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"]),
-        patterns=st.lists(st.sampled_from(PATTERNS), max_size=3).map(tuple),
-        discovered=st.lists(st.sampled_from(PATTERNS), max_size=2).map(tuple),
-        leaving=st.booleans(),
-        started=st.booleans(),
-    ),
-    unique_by=lambda drawn: drawn.uid,
-    max_size=5,
-)
-records_drawn = st.lists(st.tuples(st.sampled_from(PATTERNS), st.sampled_from([*UIDS, "nobody"])), max_size=5)
+def successor(*patterns, **options):
+    return claimant("new", *patterns, replaces="old", created="2026-01-05T00:00:00Z", **options)
 
 
-def recorded_from(rows):
-    """Records as an apiserver admits them: no two uids overlap."""
-    recorded = {}
-    taken = []
-    for pattern, uid in rows:
-        if all(uid == other or not ids_of(pattern.text) & ids_of(text) for text, other in taken) and (
-            pattern.text not in {text for text, _ in taken}
-        ):
-            taken.append((pattern.text, uid))
-            recorded.setdefault(pattern.segment, []).append(Holder(pattern.text, "w", uid, BEFORE))
-    return recorded
+def test_a_worker_that_replaces_another_waits_for_nobody_else_and_may_run():
+    old = claimant("old", "a")
+    result = assign([old, successor("a")], OLD, NOW)
+    assert owners(result) == {"a::*": "old"}
+    assert result.succeeding == {"uid-new"}
+    assert result.replaced == {}
+    elsewhere = {"b": [holder("b::*", "other")]}
+    result = assign([old, claimant("other", "b"), successor("a", "b")], OLD | elsewhere, NOW)
+    assert result.succeeding == frozenset()
 
 
-def by_brute_force(claimants, recorded):
-    """The rules once more, over sets of function ids instead of patterns: uid to the texts of what it holds."""
-    ranked = sorted((c for c in claimants if not c.leaving), key=lambda c: (c.created, c.uid))
-    wants = {c.uid: {pattern.text for pattern in c.patterns} for c in claimants}
-    also = {c.uid: {pattern.text for pattern in c.discovered} - wants[c.uid] for c in claimants}
-    leaving = {c.uid for c in claimants if c.leaving}
-    held = {uid: set() for uid in wants}
-    for row in itertools.chain.from_iterable(recorded.values()):
-        if row.uid in wants and (row.uid in leaving or row.pattern in wants[row.uid] | also[row.uid]):
-            held[row.uid].add(row.pattern)
-
-    def taken_by_others(uid):
-        return frozenset().union(*(ids_of(text) for other, texts in held.items() if other != uid for text in texts))
-
-    def pass_over():
-        for c in ranked:
-            lacking = wants[c.uid] - held[c.uid]
-            for part in [lacking, *({text} for text in also[c.uid])]:
-                if not any(ids_of(text) & taken_by_others(c.uid) for text in part):
-                    held[c.uid] |= part
-
-    pass_over()
-    for c in ranked:
-        if not c.started and not wants[c.uid] <= held[c.uid]:
-            held[c.uid] -= wants[c.uid]
-    pass_over()
-    return {uid: texts for uid, texts in held.items() if texts}
+def test_once_it_answers_it_gets_all_and_the_replaced_one_keeps_nothing():
+    recorded = OLD | {"z": [holder("z::*", "old")]}
+    old, new = claimant("old", "a", "z"), successor("a::x", "b", answers=True)
+    result = assign([old, new], recorded, NOW)
+    assert owners(result) == {"a::x": "new", "b::*": "new"}
+    assert result.replaced == {"uid-old": "new"}
+    assert assign([old, new], result.holders, NOW) == result
+    silent = assign([old, successor("a::x", "b", started=False)], result.holders, NOW)
+    assert owners(silent) == owners(result)
+    assert silent.replaced == {"uid-old": "new"}
 
 
-@settings(max_examples=400)
-@given(claimants_drawn, records_drawn, st.randoms())
-def test_an_assignment_follows_the_rules(claimants, rows, shuffler: random.Random):
-    recorded = recorded_from(rows)
-    result = assign(claimants, recorded, NOW)
-    flat = [row for rows in result.holders.values() for row in rows]
+def test_a_third_one_in_the_way_keeps_everything_where_it_is():
+    recorded = OLD | {"b": [holder("b::*", "other")]}
+    claimants = [claimant("old", "a"), claimant("other", "b"), successor("a", "b", answers=True)]
+    assert owners(assign(claimants, recorded, NOW)) == {"a::*": "old", "b::*": "other"}
 
-    held = {}
-    for row in flat:
-        held.setdefault(row.uid, set()).add(row.pattern)
-    assert held == by_brute_force(claimants, recorded)
 
-    for one, other in itertools.combinations(flat, 2):
-        assert one.uid == other.uid or not ids_of(one.pattern) & ids_of(other.pattern)
+def test_what_nobody_declared_is_handed_over_too():
+    recorded = {"a": [holder("a::x", "old"), holder("a::y", "old")]}
+    old = claimant("old", discovered=["a::x", "a::y"])
+    new = successor(discovered=["a::x"], answers=True)
+    result = assign([old, new], recorded, NOW)
+    assert owners(result) == {"a::x": "new"}
+    assert assign([old, new], result.holders, NOW) == result
 
-    wants = {c.uid: {pattern.text for pattern in c.patterns} for c in claimants}
-    also = {c.uid: {pattern.text for pattern in c.discovered} - wants[c.uid] for c in claimants}
-    for c in claimants:
-        kept = {row.pattern for rows in recorded.values() for row in rows if row.uid == c.uid}
-        if c.started or c.leaving:
-            assert (kept if c.leaving else kept & (wants[c.uid] | also[c.uid])) <= held.get(c.uid, set())
-        if c.leaving:
-            assert held.get(c.uid, set()) == kept
-    staying = [c.uid for c in claimants if not c.leaving]
-    assert set(result.waiting) == {uid for uid in staying if not wants[uid] <= held.get(uid, set())}
-    assert set(result.refused) == {uid for uid in staying if not also[uid] <= held.get(uid, set())}
 
-    for segment, rows in recorded.items():
-        assert segment in result.holders
-        assert all(row.since == NOW or row in rows for row in result.holders[segment])
+def test_the_replaced_one_gets_its_functions_back_when_the_other_is_gone():
+    recorded = {"a": [holder("a::*", "new")]}
+    old = claimant("old", "a", created="2026-01-02T00:00:00Z")
+    assert owners(assign([old, successor("a")], recorded, NOW)) == {"a::*": "new"}
+    assert owners(assign([old], recorded, NOW)) == {"a::*": "old"}
+    waits = claimant("waits", "a")
+    assert owners(assign([old, waits], recorded, NOW)) == {"a::*": "waits"}
 
-    again = assign(claimants, result.holders, "2027-01-01T00:00:00Z")
-    assert again == result
 
-    shuffled = list(claimants)
-    shuffler.shuffle(shuffled)
-    assert assign(shuffled, {key: rows[::-1] for key, rows in reversed(recorded.items())}, NOW) == result
+def test_one_that_is_leaving_can_still_be_replaced():
+    result = assign([claimant("old", leaving=True), successor("a", answers=True)], OLD, NOW)
+    assert owners(result) == {"a::*": "new"}
+
+
+def test_replacing_nobody_or_itself_changes_nothing():
+    waits = claimant("waits", "a", replaces="nobody", answers=True)
+    result = assign([claimant("old", "a", replaces="old", answers=True), waits], OLD, NOW)
+    assert owners(result) == {"a::*": "old"}
+    assert result.succeeding == frozenset()
+    assert result.replaced == {}
+
+
+def test_a_chain_is_handed_on_link_by_link():
+    first, second = claimant("old", "a"), successor("a", answers=True)
+    third = claimant("third", "a", replaces="new", created="2026-01-06T00:00:00Z")
+    result = assign([first, second, third], OLD, NOW)
+    assert owners(result) == {"a::*": "new"}
+    assert result.succeeding == {"uid-third"}
+    third = claimant("third", "a", replaces="new", answers=True)
+    result = assign([first, second, third], result.holders, NOW)
+    assert owners(result) == {"a::*": "third"}
+    assert result.replaced == {"uid-new": "third", "uid-old": "third"}
+    assert owners(assign([first, second, third], OLD, NOW)) == {"a::*": "third"}
+
+
+def test_of_two_that_replace_each_other_the_newer_one_does():
+    older = claimant("new", "a", replaces="old", answers=True)
+    newer = claimant("old", "a", replaces="new", answers=True, created="2026-01-09T00:00:00Z")
+    held_by_newer = assign([older, newer], {"a": [holder("a::*", "new")]}, NOW)
+    assert owners(held_by_newer) == {"a::*": "old"}
+    assert held_by_newer.replaced == {"uid-new": "old"}
+    assert owners(assign([older, newer], held_by_newer.holders, NOW)) == {"a::*": "old"}
+
+
+def test_with_no_room_for_what_it_wants_nothing_is_handed_over():
+    many = [f"a::f{number:03}" for number in range(MAX_HOLDERS - 1)]
+    recorded = {"a": [*(holder(text, "other") for text in many), holder("a::x", "old")]}
+    claimants = [claimant("other", *many), claimant("old", "a::x"), successor("a::x", "a::y", answers=True)]
+    assert owners(assign(claimants, recorded, NOW))["a::x"] == "old"

@@ -123,7 +123,7 @@ def test_a_worker_has_these_fields_and_no_others():
     properties = schema_of("workers.yaml")["properties"]
     assert sorted(properties["spec"]["properties"]) == [
         *("args", "autoscaling", "calls", "command", "dependencies", "env", "envFrom", "image", "imagePullSecrets"),
-        *("manifest", "manifestFrom", "owns", "replicas", "resources", "rollout", "serviceAccountName"),
+        *("manifest", "manifestFrom", "owns", "replaces", "replicas", "resources", "rollout", "serviceAccountName"),
         *("stateScopes", "suspend", "template", "version"),
     ]
     assert sorted(properties["status"]["properties"]) == [

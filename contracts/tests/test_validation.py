@@ -49,6 +49,7 @@ FULL = {
     "owns": ["wasm", "agent::chat", "stream::chat", "tool::file_*"],
     "calls": ["memory::recall", "memory::store", "state::*", "engine::log::info", "publish", "sandbox"],
     "stateScopes": ["w", "w-*", "sessions of w"],
+    "replaces": "w-old",
     "version": "1.2.3-rc.1",
     "dependencies": {"memory": ">=1, <2"},
     "replicas": 0,
@@ -83,6 +84,14 @@ def test_exactly_one_of_manifest_and_manifest_from_is_set(changes):
         ({"replicas": -1}, "spec.replicas: must be at least 0, got the whole number -1"),
         ({"replicas": 1001}, "spec.replicas: must be at most 1000, got the whole number 1001"),
         ({"replica": 1}, "spec.replica: unknown field replica; did you mean replicas?"),
+        (
+            {"replaces": "Old One"},
+            "spec.replaces: 'Old One' is not an object name: lower-case letters, digits, '-' and '.', such as my-config",
+        ),
+        (
+            {"replaces": "w"},
+            "spec.replaces: names this Worker itself; name the one that it takes over from",
+        ),
         ({"owns": "wasm"}, "spec.owns: must be a list, got the text 'wasm'"),
         (
             {"owns": ["sandbox::*"]},

@@ -142,6 +142,24 @@ def test_a_function_changes_hands_in_one_step(bus, worker):
     assert all(len(each) <= 1 for each in seen)
 
 
+def test_a_route_changes_hands_with_its_function_and_calls_in_progress_end_where_they_are(bus, worker, join):
+    http = Http(bus=bus, channels=Channels(bus.clock))
+    bus.triggers.serve("http", http, shared=False)
+    one, two, caller = worker("u1", owns=["a::*"]), worker("u2"), join()
+    for each in (one, two):
+        register(each, "a::f")
+        bind(each, "a::f", "http", "1", {"api_path": "x", "http_method": "POST"})
+    caller.send(type="invokefunction", invocation_id="1", function_id="a::f", data={})
+    begun = one.take("invokefunction")[0]
+    bus.grants.take([grant("u1"), grant("u2", owns=["a::*"])])
+    found = http._routes.get(Path.parse("x"), "POST")
+    assert http._choose(found).binding.maker.uid == "u2"
+    caller.send(type="invokefunction", invocation_id="2", function_id="a::f", data={})
+    assert len(two.take("invokefunction")) == 1
+    one.send(type="invocationresult", invocation_id=begun["invocation_id"], function_id="a::f", result=1)
+    assert caller.take("invocationresult")[0]["result"] == 1
+
+
 async def test_what_a_worker_did_not_declare_waits_five_seconds_before_it_is_refused(bus, worker, clock):
     one = worker(discover=True)
     assert register(one, "a::f") == []

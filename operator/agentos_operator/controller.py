@@ -123,6 +123,8 @@ class Controller:
             waits = link is not None and self._discovers(worker) and any(each.waiting for each in link.of(uid))
             if worker is None or waits or uid in self.context.keeping.get(namespace, ()):
                 self._queue.add(Key(CLAIMS, namespace, ""))
+        if self.context.handovers.get(namespace):
+            self._queue.add(Key(CLAIMS, namespace, ""))
 
     def _discovers(self, key: Key | None) -> bool:
         """Whether a Worker gets functions because it registers them."""

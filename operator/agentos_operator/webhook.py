@@ -189,10 +189,12 @@ class Webhook:
             for holder in holders(claims[pattern.segment]) if pattern.segment in claims else ():
                 if holder.worker != metadata.get("name") and pattern.clashes(Pattern.parse(holder.pattern)):
                     how = "is" if pattern.text == holder.pattern else f"overlaps {holder.pattern}, which is"
-                    told.append(
-                        f"spec.owns[{index}]: {pattern} {how} held by Worker {holder.worker}; this Worker waits, without "
-                        "a pod, and takes over by itself when that one is deleted"
+                    what = (
+                        "this Worker takes over as soon as its pods answer"
+                        if holder.worker == worker["spec"].get("replaces")
+                        else "this Worker waits, without a pod, and takes over by itself when that one is deleted"
                     )
+                    told.append(f"spec.owns[{index}]: {pattern} {how} held by Worker {holder.worker}; {what}")
         return told
 
     def cycle(self, worker: Object) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from agentos_contracts.assign import MAX_DISCOVERED
 from agentos_operator.plan.claims import ClaimsInput, ClaimsPlan, patterns_of, plan
+from agentos_operator.plan.handover import Handover
 
 NOW, STAMP = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T03:04:05Z"
 EARLIER = "2026-01-01T00:00:00Z"
@@ -49,10 +50,11 @@ def decide(
     registers: dict[str, list[str]] | None = None,
     over_quota: tuple[str, ...] = (),
     room: int | None = None,
+    handovers: dict[str, Handover] | None = None,
 ) -> ClaimsPlan:
     """Names of Workers: ``lingering`` ones are gone but may still answer, ``pods`` have pods, ``serving`` serve what they had.
 
-    ``registers``: what they have registered without owning it.
+    ``registers``: what they have registered without owning it; ``handovers``: those with spec.replaces.
     """
     return plan(
         ClaimsInput(
@@ -61,8 +63,10 @@ def decide(
             claims,
             lambda uid, pattern: uid.removesuffix("-uid") in serving,
             lambda uid: uid.removesuffix("-uid") in pods,
+            lambda uid: uid.removesuffix("-uid") in pods,
             lambda uid: uid.removesuffix("-uid") in lingering,
             lambda uid: (registers or {}).get(uid.removesuffix("-uid"), ()),
+            {f"{name}-uid": each for name, each in (handovers or {}).items()},
             NOW,
             [f"{name}-uid" for name in over_quota],
             room,
@@ -396,3 +400,30 @@ def test_functions_are_discovered_only_as_far_as_there_is_room():
         for pattern, _, _ in held(each)
     ]
     assert found == ["a::1", "a::2", "b::1"]
+
+
+# --- spec.replaces ---
+
+
+def test_a_worker_that_replaces_another_takes_all_over_in_one_write_for_each_claim_once_it_answers():
+    recorded = (claim("a", ("a::x", "old")), claim("b", ("b::*", "old")), claim("c", ("c::*", "old")))
+    workers = (worker("old", "a::x", "b", "c"), worker("new", "a", "b", day=2))
+    waits = Handover("old", 1, answers=False, lacking=("a::x",))
+    answer = decide(*workers, claims=recorded, pods=("old", "new"), handovers={"new": waits})
+    assert answer.writes == 0
+    assert answer.handovers == {"new-uid": waits}
+    answer = decide(*workers, claims=recorded, pods=("old", "new"), handovers={"new": Handover("old", 1, answers=True)})
+    assert writes(answer) == ([], ["a", "b"], ["c"])
+    assert [held(each) for each in answer.replace] == [[("a::*", "new", STAMP)], [("b::*", "new", STAMP)]]
+    assert answer.handovers == {}
+    assert answer.replaced == {"old-uid": "new"}
+
+
+def test_one_that_replaces_a_worker_waits_for_a_third_one_as_everybody_does():
+    recorded = (claim("a", ("a::*", "old")), claim("b", ("b::*", "other")))
+    workers = (worker("old", "a"), worker("other", "b"), worker("new", "a", "b", day=2))
+    answer = decide(
+        *workers, claims=recorded, pods=("old", "other"), handovers={"new": Handover("old", 1, answers=False)}
+    )
+    assert answer.handovers == {}
+    assert [each.holder.worker for each in answer.waiting["new-uid"]] == ["old", "other"]

@@ -13,6 +13,7 @@ from agentos_contracts.findings import error, warning
 from agentos_contracts.quota import Excess
 from agentos_operator.bus import Connection
 from agentos_operator.plan.conditions import MESSAGE_LIMIT
+from agentos_operator.plan.handover import Handover
 from agentos_operator.plan.worker import EngineView, WorkerInput, WorkerPlan, plan
 from agentos_operator.plan.worker.status import FUNCTIONS_SHOWN
 
@@ -178,6 +179,43 @@ TABLE = [
         reasons.CLASH,
         "wasm::* overlaps wasm::run, which is held by Worker old; wasm::* overlaps wasm::a, which is held by Worker b; "
         "no pod runs until it is free: delete the holder, or claim other functions",
+    ),
+    (
+        "takes over from another",
+        fresh(held=frozenset(), clashes=[clash()], handover=Handover("old", 2, answers=False)),
+        "FunctionsClaimed",
+        False,
+        reasons.HANDING_OVER,
+        "it takes over from Worker old as soon as its 2 pods have registered what that one serves",
+    ),
+    (
+        "another has taken over",
+        fresh(held=frozenset(), clashes=[clash()], replaced_by="new"),
+        "FunctionsClaimed",
+        False,
+        reasons.REPLACED,
+        "Worker new has taken over its functions; delete this Worker, or remove spec.replaces of Worker new",
+    ),
+    (
+        "takes over, and has registered",
+        snapshot(held=frozenset(), clashes=[clash()], handover=Handover("old", 1, answers=False)),
+        "Registered",
+        False,
+        reasons.HANDING_OVER,
+        "it takes over from Worker old as soon as its pod has registered what that one serves",
+    ),
+    (
+        "takes over, and its pods run",
+        snapshot(
+            held=frozenset(),
+            clashes=[clash()],
+            handover=Handover("old", 1, answers=False),
+            deployment=deployment(1, 0),
+        ),
+        "Available",
+        False,
+        reasons.HANDING_OVER,
+        "it takes over from Worker old as soon as its pod has registered what that one serves",
     ),
     (
         "claim not recorded yet",
@@ -1132,3 +1170,53 @@ def test_a_worker_without_room_starts_nothing_and_one_that_runs_is_left_as_it_is
     assert (new.children, new.stop) == (grown.children, grown.stop) == ((), False)
     assert condition(grown, "Ready")["reason"] == "QuotaExceeded"
     assert condition(grown, "Available")["status"] == "True"
+
+
+# --- spec.replaces ---
+
+TAKING_OVER = {
+    "spec": {"owns": ["wasm::*"], "replaces": "old"},
+    "held": frozenset(),
+    "clashes": [clash("wasm::*", "wasm::*")],
+    "handover": Handover("old", 1, answers=False, lacking=("wasm::b",)),
+}
+
+
+def test_pods_of_a_worker_that_replaces_another_start_beside_it():
+    answer = plan(snapshot(**TAKING_OVER, deployment=None, pods=(), connections=()))
+    assert [child["kind"] for child in answer.children] == ["Secret", "ServiceAccount", "Deployment"]
+    assert condition(answer, "Ready")["reason"] == "HandingOver"
+    assert condition(answer, "FunctionsClaimed")["message"].endswith("what that one serves; not registered: wasm::b")
+
+
+def test_they_run_on_while_it_waits_and_their_gate_stays_shut():
+    waits = Connection("w", "uid", "pod-1", frozenset(), frozenset({"wasm::a"}))
+    answer = plan(snapshot(**TAKING_OVER, connections=(waits,), pods=(pod(gate=None),), deployment=deployment(1, 0)))
+    assert not answer.stop
+    assert answer.gates == ()
+    assert condition(answer, "Registered")["reason"] == condition(answer, "Available")["reason"] == "HandingOver"
+
+
+def test_no_pod_starts_before_the_engine_knows_what_it_may_do():
+    answer = plan(snapshot(**TAKING_OVER, deployment=None, pods=(), connections=(), granted=False))
+    assert answer.children == ()
+    assert condition(answer, "FunctionsClaimed")["reason"] == "ClaimPending"
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_replaced_worker_keeps_its_pods_until_the_engine_gives_them_no_calls_any_more(released):
+    answer = plan(
+        snapshot(
+            spec={"owns": ["wasm::*"]},
+            held=frozenset(),
+            clashes=[clash("wasm::*", "wasm::*", "new")],
+            replaced_by="new",
+            released=released,
+        )
+    )
+    assert answer.stop == released
+    assert answer.children == ()
+    assert condition(answer, "Ready")["reason"] == "Replaced"
+    assert condition(answer, "FunctionsClaimed")["message"] == (
+        "Worker new has taken over its functions; delete this Worker, or remove spec.replaces of Worker new"
+    )

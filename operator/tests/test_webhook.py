@@ -131,6 +131,13 @@ def test_functions_of_another_worker_are_admitted_with_a_warning(webhook, cache)
     ]
 
 
+def test_a_worker_that_replaces_the_holder_is_told_that_it_takes_over(webhook, cache):
+    cache.put(claim(("wasm::*", "old")))
+    assert review(webhook, worker(owns=["wasm"], replaces="old")) == [
+        "spec.owns[0]: wasm::* is held by Worker old; this Worker takes over as soon as its pods answer"
+    ]
+
+
 def test_an_overlap_names_both_patterns(webhook, cache):
     cache.put(claim(("wasm::run", "old")))
     (told,) = review(webhook, worker(owns=["wasm::*"]))

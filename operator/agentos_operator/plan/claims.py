@@ -22,6 +22,7 @@ from agentos_contracts.resource import API_VERSION
 
 from ..kinds import Object
 from ..settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
+from .handover import Handover
 from .objects.metadata import owner_references
 
 
@@ -37,10 +38,14 @@ class ClaimsInput:
     claims: Sequence[Object]
     serves: Callable[[str, Pattern], bool]
     """Whether a Worker's pods still serve a function of the pattern, or may do so."""
+    serving: Callable[[str], bool]
+    """Whether a Worker serves anything, or may do so."""
     started: Callable[[str], bool]
     lingers: Callable[[str], bool]
     registers: Callable[[str], Iterable[str]]
     """Ids of the functions that a Worker has registered without owning them."""
+    handovers: Mapping[str, Handover]
+    """How far those Workers are that replace another, by uid."""
     now: datetime
     over_quota: Collection[str] = ()
     """Uids of Workers that go beyond the realm's quota: they keep what they hold, and get nothing."""
@@ -58,6 +63,10 @@ class ClaimsPlan:
     waiting: Mapping[str, tuple[Clash, ...]]
     keeping: frozenset[str]
     """Uids of Workers that hold a pattern which they do not claim any more: each change on the bus may free it."""
+    handovers: Mapping[str, Handover]
+    """Those that wait for nobody but the Worker that they replace, by uid: each change on the bus may let them take over."""
+    replaced: Mapping[str, str]
+    """Workers from which another has taken over, by uid: its name."""
 
     @property
     def writes(self) -> int:
@@ -105,15 +114,17 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder], room: i
     if uid in i.over_quota:
         declared = tuple(pattern for pattern in declared if pattern in held)
     kept = tuple(pattern for pattern in held if pattern not in declared and (mistaken or i.serves(uid, pattern)))
-    started = i.started(uid)
+    handover = i.handovers.get(uid)
     return Claimant(
         metadata["name"],
         uid,
         metadata["creationTimestamp"],
         declared,
         kept + (claimable(i.registers(uid))[:room] if undeclared else ()),
-        started=started,
-        serving=started and not held and not undeclared,
+        started=i.started(uid),
+        serving=not held and not undeclared and i.serving(uid),
+        replaces=handover.replaces if handover else "",
+        answers=handover is not None and handover.answers,
     )
 
 
@@ -160,7 +171,16 @@ def _difference(i: ClaimsInput, assignment: Assignment, keeping: frozenset[str])
             delete.append(claim)
         elif holders(claim) != wanted:
             replace.append(_claim(i.realm, segment, wanted, claim["metadata"]["resourceVersion"]))
-    return ClaimsPlan(tuple(create), tuple(replace), tuple(delete), assignment.waiting, keeping)
+    handovers = {uid: each for uid, each in i.handovers.items() if uid in assignment.succeeding}
+    return ClaimsPlan(
+        tuple(create),
+        tuple(replace),
+        tuple(delete),
+        assignment.waiting,
+        keeping,
+        handovers,
+        assignment.replaced,
+    )
 
 
 def _claim(realm: Object, segment: str, wanted: Sequence[Holder], resource_version: str | None = None) -> Object:

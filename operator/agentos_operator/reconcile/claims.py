@@ -1,15 +1,17 @@
 """One pass over all function claims of a namespace, and over the grants that follow from them."""
 
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from agentos_contracts.assign import declares_nothing
 from agentos_contracts.patterns import Pattern
 
 from ..api import ApiError
-from ..kinds import CLAIM, DEPLOYMENT, WORKER, Key
+from ..kinds import CLAIM, DEPLOYMENT, WORKER, Key, Object
 from ..metrics import CLAIM_WRITES
 from ..plan import claims, grants
+from ..plan.handover import Handover, handover
 from ..plan.pods import is_gone, is_leaving
 from ..quotas import quota_of
 from .context import CLAIMS, Context, worker_key
@@ -62,6 +64,9 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
     def started(uid: str) -> bool:
         return uid in deployed or uid in context.starting or bool(cache.pods_of(namespace, uid))
 
+    def serving(uid: str) -> bool:
+        return any(each.functions for each in link.of(uid)) if link is not None and link.up else started(uid)
+
     undeclared = {worker["metadata"]["uid"] for worker in workers if declares_nothing(worker)}
     look_again: set[float] = set()
 
@@ -81,21 +86,39 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
     def registers(uid: str) -> set[str]:
         return {f for each in link.of(uid) for f in each.waiting} if link is not None and link.up else set()
 
+    def handovers() -> dict[str, Handover]:
+        found = {}
+        for worker in workers:
+            metadata, replaces = worker["metadata"], worker.get("spec", {}).get("replaces")
+            if not replaces:
+                continue
+            uid, up = metadata["uid"], link is not None and link.up
+            leaving = {pod["metadata"]["uid"] for pod in cache.pods_of(namespace, uid) if is_leaving(pod)}
+            replaced = _uids_named(replaces, workers, recorded)
+            found[uid] = handover(
+                worker,
+                link.of(uid) if link is not None and up else (),
+                leaving,
+                [each for other in replaced for each in link.of(other)] if link is not None and up else (),
+            )
+        return found
+
     allotment = context.quotas.allotment(namespace, realm)
     most = quota_of(realm).get("functions")
-    room = None if most is None else most - allotment.used.functions
     plan = claims.plan(
         claims.ClaimsInput(
             realm,
             workers,
             recorded,
             serves,
+            serving,
             started,
             lingers,
             registers,
+            handovers(),
             datetime.now(UTC),
             allotment.over.keys(),
-            room,
+            None if most is None else most - allotment.used.functions,
         )
     )
     table = context.links.grants(realm["metadata"]["name"])
@@ -107,18 +130,32 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
         table.want(grants.plan(grants.GrantsInput(namespace, workers, recorded, lingers, table.wanted)))
     if look_again:
         context.queue.add(Key(CLAIMS, namespace, ""), min(look_again))
-    before, over_before = context.waiting.get(namespace, {}), context.over_quota.get(namespace, {})
+    before = _told(context, namespace)
     context.over_quota[namespace] = allotment.over
     context.waiting[namespace] = dict(plan.waiting)
     context.keeping[namespace] = plan.keeping
+    context.handovers[namespace] = plan.handovers
+    context.replaced[namespace] = plan.replaced
+    told = _told(context, namespace)
     written = {holder.uid for claim in (*plan.create, *plan.replace) for holder in claims.holders(claim)}
     return {
         worker_key(worker)
         for worker in workers
         if (uid := worker["metadata"]["uid"]) in written
-        or before.get(uid) != plan.waiting.get(uid)
-        or over_before.get(uid) != allotment.over.get(uid)
+        or any(was.get(uid) != now.get(uid) for was, now in zip(before, told, strict=True))
     }
+
+
+def _told(context: Context, namespace: str) -> tuple[Mapping[str, object], ...]:
+    """What Workers say of their claims, by uid."""
+    told = (context.waiting, context.over_quota, context.handovers, context.replaced)
+    return tuple(each.get(namespace, {}) for each in told)
+
+
+def _uids_named(name: str, workers: Sequence[Object], recorded: Sequence[Object]) -> set[str]:
+    """The Workers of a name: the one that is there, and those that are gone and still hold something."""
+    there = {worker["metadata"]["uid"] for worker in workers if worker["metadata"]["name"] == name}
+    return there | {each.uid for claim in recorded for each in claims.holders(claim) if each.worker == name}
 
 
 async def _write(context: Context, namespace: str, plan: claims.ClaimsPlan) -> None:

@@ -15,6 +15,7 @@ from ..cache import Cache
 from ..drains import Drains
 from ..kinds import WORKER, Key, Object
 from ..links import Links
+from ..plan.handover import Handover
 from ..quotas import Quotas
 from ..settings import Settings
 from ..status import StatusWriter
@@ -47,6 +48,10 @@ class Context:
     """Namespace → Worker uid → where it goes beyond the quota, as of the last decision on claims."""
     keeping: dict[str, frozenset[str]] = field(default_factory=dict)
     """Namespace → uids of Workers whose given-up patterns are freed when their pods stop serving them."""
+    handovers: dict[str, Mapping[str, Handover]] = field(default_factory=dict)
+    """Namespace → Worker uid → how far it is with taking over from the Worker that it replaces."""
+    replaced: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """Namespace → Worker uid → name of the Worker that has taken over from it."""
     dirty: defaultdict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))
     """Namespace → Workers to look at once its claims are decided."""
     starting: set[str] = field(default_factory=set)

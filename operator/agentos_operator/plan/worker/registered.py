@@ -1,7 +1,7 @@
 """Registered: the pods are on the bus with the functions that the Worker owns, and with no others."""
 
 from agentos_contracts.assign import declares_nothing
-from agentos_contracts.reasons import NOT_GRANTED, NOT_REGISTERED, REGISTERED
+from agentos_contracts.reasons import HANDING_OVER, NOT_GRANTED, NOT_REGISTERED, REGISTERED
 
 from ...kinds import Object
 from ...settings import REGISTERED_GATE, WORKER_UID_LABEL
@@ -17,6 +17,8 @@ def registered(i: WorkerInput) -> Verdict:
     wanted = replicas(i).wanted
     if wanted == 0:
         return Verdict(True, REGISTERED, "no pod is wanted")
+    if i.handover is not None:
+        return Verdict(False, HANDING_OVER, i.handover.message)
     lacking = unanswered(i.wanted, i.connections)
     if refused := not_granted(i):
         missing = f"; it has not registered {', '.join(lacking)}" if lacking else ""

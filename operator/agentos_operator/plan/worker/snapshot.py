@@ -14,6 +14,7 @@ from agentos_contracts.quota import Excess
 
 from ...bus import Connection
 from ...kinds import DEPLOYMENT, Kind, Object
+from ..handover import Handover
 
 REGISTRATION_GRACE = 5.0
 """Seconds that a running container has to register before it is told to lack that."""
@@ -48,6 +49,12 @@ class WorkerInput:
     clashes: Sequence[Clash]
     granted: bool
     """Whether the engine knows what this Worker may do; True while it cannot be told."""
+    handover: Handover | None
+    """Set while it waits for nobody but the Worker that it replaces."""
+    replaced_by: str
+    """The Worker that has taken over from it; empty when none has."""
+    released: bool
+    """Whether the engine certainly knows what it may do, so that pods which may do nothing any more can go."""
     ungranted: Mapping[str, str]
     """Functions that it registers and was not granted, each with who or what stands in the way; empty: nothing known."""
     providers: Sequence[Dependency]

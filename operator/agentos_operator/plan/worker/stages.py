@@ -3,7 +3,7 @@
 import hashlib
 
 from agentos_contracts.effective import Effective
-from agentos_contracts.reasons import NOT_STARTED, SATISFIED, WorkerCondition
+from agentos_contracts.reasons import HANDING_OVER, NOT_STARTED, SATISFIED, WorkerCondition
 
 from ...kinds import DEPLOYMENT, DISRUPTION_BUDGET, Object
 from ...settings import REGISTERED_GATE
@@ -15,7 +15,7 @@ from ..pods import containers_ready_for, live
 from .available import available
 from .dependencies_ready import dependencies_ready
 from .engine_linked import engine_linked
-from .functions_claimed import functions_claimed
+from .functions_claimed import functions_claimed, must_not_run
 from .manifest_valid import manifest_valid
 from .registered import gate, pod_answers, registered
 from .replicas import replicas, says
@@ -38,8 +38,8 @@ def plan(i: WorkerInput) -> WorkerPlan:
     }
     started = i.deployment is not None
     in_realm = i.engine is not None
-    valid, claimed = verdicts[WorkerCondition.MANIFEST_VALID].ok, verdicts[WorkerCondition.FUNCTIONS_CLAIMED].ok
-    fits = verdicts[WorkerCondition.WITHIN_QUOTA].ok
+    valid, claim = verdicts[WorkerCondition.MANIFEST_VALID].ok, verdicts[WorkerCondition.FUNCTIONS_CLAIMED]
+    fits, claimed = verdicts[WorkerCondition.WITHIN_QUOTA].ok, claim.ok or claim.reason is HANDING_OVER
     may_start = in_realm and valid and fits and claimed and verdicts[WorkerCondition.DEPENDENCIES_READY].ok
     if started and not verdicts[WorkerCondition.DEPENDENCIES_READY].ok and in_realm and valid and fits and claimed:
         # Dependencies gate the first start only; what runs goes on, and is updated.
@@ -52,8 +52,7 @@ def plan(i: WorkerInput) -> WorkerPlan:
     children: tuple[Object, ...] = ()
     if may_start and i.effective is not None and i.engine is not None:
         children = _children(i, i.effective, i.engine.realm)
-    # A mistake in an edit leaves what runs alone; a Worker that waits and holds nothing, or lost its realm, must not run.
-    stop = started and (not in_realm or (bool(i.clashes) and not i.held))
+    stop = started and (not in_realm or must_not_run(i))
     runs = (started and not stop) or bool(children)
     verdicts[WorkerCondition.AVAILABLE] = available(i) if runs else Verdict(False, NOT_STARTED)
     verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)

@@ -1,0 +1,68 @@
+"""Whether a Worker that replaces another can take over from it: what ``spec.replaces`` waits for."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentos_contracts.assign import declares_nothing, patterns_of
+from agentos_contracts.scaling import fewest, wants_no_pods
+
+from ..bus import Connection
+from ..kinds import Object
+from .bus import listed
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """How far a Worker is with taking over. ``lacking``: what its pods on the bus have not registered and have to."""
+
+    replaces: str
+    pods: int
+    """How many pods it needs."""
+    answers: bool
+    lacking: tuple[str, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """What it waits for, for people."""
+        if not self.pods:
+            return f"it takes over from Worker {self.replaces} once it runs; it is to have no pods now"
+        pods = "its pod has" if self.pods == 1 else f"its {self.pods} pods have"
+        told = f"it takes over from Worker {self.replaces} as soon as {pods} registered what that one serves"
+        return f"{told}; not registered: {listed(self.lacking)}" if self.lacking else told
+
+
+def handover(
+    worker: Object, own: Sequence[Connection], leaving: Collection[str], replaced: Iterable[Connection]
+) -> Handover:
+    """Decide for a Worker with spec.replaces. Pure.
+
+    ``own``: its connections; those of the pods whose uids are in ``leaving`` do not count. ``replaced``: the connections of
+    the Worker that it replaces: of what they serve it has to register what it claims itself, and all if it declares
+    nothing.
+    """
+    spec = worker["spec"]
+    wanted, declared = _wanted(spec), patterns_of(worker)
+    served = {function_id for connection in replaced for function_id in connection.functions}
+    if not declares_nothing(worker):
+        served = {function_id for function_id in served if any(each.matches(function_id) for each in declared)}
+    registered: dict[str, set[str]] = {}
+    for connection in own:
+        if connection.pod_uid not in leaving:
+            registered.setdefault(connection.pod_uid, set()).update(connection.functions, connection.waiting)
+    lacking = {
+        pod: served - ids | {each.text for each in declared if not any(map(each.matches, ids))}
+        for pod, ids in registered.items()
+    }
+    ready = sum(not lacks for lacks in lacking.values())
+    return Handover(
+        spec["replaces"], wanted, answers=0 < wanted <= ready, lacking=tuple(sorted(set().union(*lacking.values())))
+    )
+
+
+def _wanted(spec: Mapping[str, Any]) -> int:
+    """How many pods have to answer; by calls in flight there are as few as may be, for nobody calls them yet."""
+    if wants_no_pods(spec):
+        return 0
+    autoscaling = spec.get("autoscaling")
+    return fewest(autoscaling) if autoscaling else spec.get("replicas", 1)
