@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from agentos_contracts.exposure import EXPOSE_RULES, Expose
+from agentos_contracts.external_engine import ENGINE_RULES, REALM_RULES, EngineUrl, TokenSecretKey
 from agentos_contracts.network import NetworkPolicy
 from agentos_contracts.quota import Quota, QuotaStatus
 from agentos_contracts.reserved import API_KEY_SECRET
@@ -58,8 +59,19 @@ class EngineStorage(Model):
 class Engine(Model):
     """The engine of a realm."""
 
-    mode: Literal["Dedicated"] = Field(
-        "Dedicated", description="Dedicated: the operator runs an engine for this realm alone."
+    mode: Literal["Dedicated", "External"] = Field(
+        "Dedicated",
+        description="Dedicated: the operator runs an engine for this realm alone. External: the Workers are on an engine "
+        "that somebody else runs, at url; who registers and calls what is shown there, not enforced. It cannot be changed.",
+    )
+    url: EngineUrl | None = Field(
+        None,
+        description="Where an External engine is: its WebSocket address, with $(TOKEN) where it wants its token. It cannot "
+        "be changed.",
+    )
+    token_secret_ref: TokenSecretKey | None = Field(
+        None,
+        description="Secret in the realm's namespace with the token of an External engine. Pods read it at their start.",
     )
     storage: EngineStorage | None = Field(
         None,
@@ -131,7 +143,9 @@ class RealmSpec(Model):
         description="Namespace of the realm's Workers; made when it is not there. It belongs to one Realm and cannot "
         "be changed."
     )
-    engine: Engine | None = Field(None, description="The realm's engine; where left out, a dedicated one.")
+    engine: Annotated[Engine, Field(json_schema_extra=rules(*ENGINE_RULES))] | None = Field(
+        None, description="The realm's engine; where left out, a dedicated one."
+    )
     http: (
         Annotated[Http, Field(json_schema_extra=rules(rule(_JWT_THERE, f"jwt {JWT_REQUIRED}", field_path=".jwt")))]
         | None
@@ -179,6 +193,13 @@ class HttpStatus(Model):
     )
 
 
+class NotReady(Model):
+    """Workers that are not Ready for one reason."""
+
+    reason: Annotated[str, Field(max_length=256)] = Field(description="Reason of their condition Ready.")
+    workers: int = Field(ge=0, description="How many there are.", json_schema_extra={"format": "int32"})
+
+
 class RealmStatus(Model):
     """What the operator has seen; written by the operator only."""
 
@@ -190,7 +211,8 @@ class RealmStatus(Model):
     )
     conditions: Conditions | None = Field(
         None,
-        description="NamespaceReady, EngineAvailable, EngineLinked, Exposed, and Ready, which sums them up; beside them WithinQuota.",
+        description="NamespaceReady, EngineAvailable, EngineLinked, Exposed, and Ready, which sums them up; beside them "
+        "WithinQuota, Enforced and TokensCurrent.",
     )
     workers: int | None = Field(
         None, ge=0, description="Workers in the realm's namespace.", json_schema_extra={"format": "int32"}
@@ -199,6 +221,9 @@ class RealmStatus(Model):
         None, ge=0, description="Workers that are Ready.", json_schema_extra={"format": "int32"}
     )
     quota: QuotaStatus | None = Field(None, description="How much of its quota the realm uses.")
+    not_ready: Annotated[list[NotReady], Field(max_length=64)] | None = Field(
+        None, description="How many Workers are not Ready, by reason; the most frequent first."
+    )
     engine: EngineStatus | None = Field(None, description="What the operator knows of the realm's engine.")
     http: HttpStatus | None = Field(
         None, description="What the operator knows of the REST port's way out of the cluster."
@@ -213,6 +238,8 @@ class Realm(Model):
     metadata: dict[str, Any] = Field(description="Standard metadata of the object.")
     spec: Annotated[
         RealmSpec,
-        Field(json_schema_extra=rules(rule(_STORAGE_KEPT, STORAGE_IMMUTABLE, field_path=".engine.storage"))),
+        Field(
+            json_schema_extra=rules(rule(_STORAGE_KEPT, STORAGE_IMMUTABLE, field_path=".engine.storage"), *REALM_RULES)
+        ),
     ] = Field(description="Where the realm is and which engine it has.")
     status: RealmStatus | None = Field(None, description="What the operator has seen; written by the operator only.")

@@ -19,6 +19,7 @@ class WorkerCondition(StrEnum):
     AVAILABLE = "Available"
     REGISTERED = "Registered"
     READY = "Ready"
+    ENFORCED = "Enforced"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
 
@@ -32,6 +33,8 @@ class RealmCondition(StrEnum):
     EXPOSED = "Exposed"
     WITHIN_QUOTA = "WithinQuota"
     READY = "Ready"
+    ENFORCED = "Enforced"
+    TOKENS_CURRENT = "TokensCurrent"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
 
@@ -292,6 +295,38 @@ REALM_INVALID = Reason(
     "Mend the fields named.",
     outlook=Outlook.STALLED,
 )
+# Realm: EngineAvailable and EngineLinked of an engine that somebody else runs
+EXTERNAL_ENGINE = Reason(
+    "ExternalEngine",
+    "Somebody else runs the engine: nothing is made for it, and EngineLinked says whether it answers.",
+    outlook=Outlook.RESTING,
+)
+TOKEN_MISSING = Reason(
+    "TokenMissing",
+    "The Secret with the token of the external engine is not there, or holds no token.",
+    "Make the Secret that spec.engine.tokenSecretRef names in the realm's namespace.",
+    outlook=Outlook.WAITING,
+)
+# Realm: being deleted
+DELETING = Reason("Deleting", "The Realm is being deleted; the message says what is still there.", "Wait.")
+# Realm: TokensCurrent
+TOKENS_CURRENT = Reason("TokensCurrent", "All are connected by tokens of the newest signing key.")
+KEY_ROTATION = Reason(
+    "KeyRotation",
+    "A new signing key is on its way in; until nobody uses the one before, both are good.",
+    "Wait; see docs/security.md.",
+)
+# both: Enforced
+ENGINE_ENFORCES = Reason(
+    "EngineEnforces", "The engine lets each worker register and call what the operator grants it, and nothing else."
+)
+ENGINE_NOT_OURS = Reason(
+    "EngineNotOurs",
+    "Somebody else runs the engine: who registers and calls what is shown there, and not enforced. "
+    "Clashes are detected, not prevented.",
+    "Use a Realm with mode: Dedicated where ownership has to be enforced.",
+    outlook=Outlook.STALLED,
+)
 # both
 READY = Reason("Ready", "It answers.", outlook=Outlook.GOOD)
 ROLLOUT_IN_PROGRESS = Reason(
@@ -330,6 +365,7 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
         REPLICAS_SET_ELSEWHERE,
     ),
     WorkerCondition.REGISTERED: (REGISTERED, NOT_REGISTERED, NOT_GRANTED, HANDING_OVER, NOT_STARTED),
+    WorkerCondition.ENFORCED: (ENGINE_ENFORCES, ENGINE_NOT_OURS),
     WorkerCondition.RECONCILING: (ROLLOUT_IN_PROGRESS,),
 }
 
@@ -343,6 +379,8 @@ REALM_REASONS: dict[RealmCondition, tuple[Reason, ...]] = {
     ),
     RealmCondition.ENGINE_AVAILABLE: (
         ENGINE_AVAILABLE,
+        EXTERNAL_ENGINE,
+        DELETING,
         NOT_STARTED,
         ENGINE_STARTING,
         ENGINE_STORAGE_PENDING,
@@ -352,9 +390,11 @@ REALM_REASONS: dict[RealmCondition, tuple[Reason, ...]] = {
         UNSCHEDULABLE,
         POD_REFUSED,
     ),
-    RealmCondition.ENGINE_LINKED: (LINKED, ENGINE_NOT_READY, ENGINE_UNREACHABLE),
+    RealmCondition.ENGINE_LINKED: (LINKED, ENGINE_NOT_READY, ENGINE_UNREACHABLE, TOKEN_MISSING),
     RealmCondition.EXPOSED: (NOT_EXPOSED, EXPOSED, ADDRESS_PENDING, ROUTE_REFUSED, GATEWAY_API_MISSING, NOT_STARTED),
     RealmCondition.WITHIN_QUOTA: (WITHIN_QUOTA, QUOTA_EXCEEDED),
+    RealmCondition.ENFORCED: (ENGINE_ENFORCES, ENGINE_NOT_OURS),
+    RealmCondition.TOKENS_CURRENT: (TOKENS_CURRENT, KEY_ROTATION),
 }
 
 REASONS = {
@@ -374,7 +414,8 @@ def document() -> str:
         "",
         "`Ready` sums the others up: it is True when all of them are, and otherwise has the reason and the message of the first",
         "that is False. While something is under way `Reconciling` is True, with that same reason; when only a person can help,",
-        "`Stalled` is. Both are absent otherwise, as kstatus wants it. `WithinQuota` of a Realm is told beside it, for what runs goes on.",
+        "`Stalled` is. Both are absent otherwise, as kstatus wants it. `WithinQuota` of a Realm, `Enforced` and `TokensCurrent` are",
+        "told beside it, for what runs goes on.",
         "",
         "*Then* says what to expect: `good` is why a condition is True, the others why it is False. [GitOps](gitops.md) tools go by it:",
         "",

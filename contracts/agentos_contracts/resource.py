@@ -49,8 +49,8 @@ def cel_text(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _form_rule(expression: str, words: str) -> JsonDict:
-    """Return the CEL rule that says of a text what :func:`_form` says of it."""
+def form_rule(expression: str, words: str) -> JsonDict:
+    """Return the CEL rule that says of a text what :func:`form` says of it."""
     return rule(
         f"self.matches({cel_text(f'^{expression}$')})",
         f"the text is not {words}",
@@ -58,7 +58,7 @@ def _form_rule(expression: str, words: str) -> JsonDict:
     )
 
 
-def _form(expression: str, words: str) -> Callable[[str], str]:
+def form(expression: str, words: str) -> Callable[[str], str]:
     """Return a check that a text has the form of a regular expression; ``words`` tells people what is expected."""
     compiled = re.compile(expression)
 
@@ -97,54 +97,54 @@ _HOST_WORDS = "a host name: lower-case letters, digits, '-' and '.', such as sho
 _PATH_PREFIX = "/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+"
 _PATH_PREFIX_WORDS = "a path without a slash at its end, such as /webhooks"
 
-DNS_LABEL_RULE = _form_rule(_LABEL, _LABEL_WORDS)
-ENV_NAME_RULE = _form_rule(_ENV_NAME, _ENV_NAME_WORDS)
+DNS_LABEL_RULE = form_rule(_LABEL, _LABEL_WORDS)
+ENV_NAME_RULE = form_rule(_ENV_NAME, _ENV_NAME_WORDS)
 
 DnsLabel = Annotated[
     str,
     Field(min_length=1, max_length=63, json_schema_extra=rules(DNS_LABEL_RULE)),
-    AfterValidator(_form(_LABEL, _LABEL_WORDS)),
+    AfterValidator(form(_LABEL, _LABEL_WORDS)),
 ]
 ObjectName = Annotated[
     str,
-    Field(min_length=1, max_length=253, json_schema_extra=rules(_form_rule(_SUBDOMAIN, _SUBDOMAIN_WORDS))),
-    AfterValidator(_form(_SUBDOMAIN, _SUBDOMAIN_WORDS)),
+    Field(min_length=1, max_length=253, json_schema_extra=rules(form_rule(_SUBDOMAIN, _SUBDOMAIN_WORDS))),
+    AfterValidator(form(_SUBDOMAIN, _SUBDOMAIN_WORDS)),
 ]
 DataKey = Annotated[
     str,
-    Field(min_length=1, max_length=253, json_schema_extra=rules(_form_rule(_KEY, _KEY_WORDS))),
-    AfterValidator(_form(_KEY, _KEY_WORDS)),
+    Field(min_length=1, max_length=253, json_schema_extra=rules(form_rule(_KEY, _KEY_WORDS))),
+    AfterValidator(form(_KEY, _KEY_WORDS)),
 ]
 EnvName = Annotated[
     str,
     Field(min_length=1, max_length=256, json_schema_extra=rules(ENV_NAME_RULE)),
-    AfterValidator(_form(_ENV_NAME, _ENV_NAME_WORDS)),
+    AfterValidator(form(_ENV_NAME, _ENV_NAME_WORDS)),
 ]
 Image = Annotated[
     str,
-    Field(min_length=1, max_length=512, json_schema_extra=rules(_form_rule(_IMAGE, _IMAGE_WORDS))),
-    AfterValidator(_form(_IMAGE, _IMAGE_WORDS)),
+    Field(min_length=1, max_length=512, json_schema_extra=rules(form_rule(_IMAGE, _IMAGE_WORDS))),
+    AfterValidator(form(_IMAGE, _IMAGE_WORDS)),
 ]
 
 RoutePath = Annotated[
     str,
-    Field(min_length=1, max_length=512, json_schema_extra=rules(_form_rule(_ROUTE_PATH, _ROUTE_PATH_WORDS))),
-    AfterValidator(_form(_ROUTE_PATH, _ROUTE_PATH_WORDS)),
+    Field(min_length=1, max_length=512, json_schema_extra=rules(form_rule(_ROUTE_PATH, _ROUTE_PATH_WORDS))),
+    AfterValidator(form(_ROUTE_PATH, _ROUTE_PATH_WORDS)),
 ]
 KeysUrl = Annotated[
     str,
-    Field(min_length=1, max_length=1024, json_schema_extra=rules(_form_rule(_KEYS_URL, _KEYS_URL_WORDS))),
-    AfterValidator(_form(_KEYS_URL, _KEYS_URL_WORDS)),
+    Field(min_length=1, max_length=1024, json_schema_extra=rules(form_rule(_KEYS_URL, _KEYS_URL_WORDS))),
+    AfterValidator(form(_KEYS_URL, _KEYS_URL_WORDS)),
 ]
 HostName = Annotated[
     str,
-    Field(min_length=1, max_length=253, json_schema_extra=rules(_form_rule(_SUBDOMAIN, _HOST_WORDS))),
-    AfterValidator(_form(_SUBDOMAIN, _HOST_WORDS)),
+    Field(min_length=1, max_length=253, json_schema_extra=rules(form_rule(_SUBDOMAIN, _HOST_WORDS))),
+    AfterValidator(form(_SUBDOMAIN, _HOST_WORDS)),
 ]
 PathPrefix = Annotated[
     str,
-    Field(min_length=1, max_length=512, json_schema_extra=rules(_form_rule(f"({_PATH_PREFIX})", _PATH_PREFIX_WORDS))),
-    AfterValidator(_form(_PATH_PREFIX, _PATH_PREFIX_WORDS)),
+    Field(min_length=1, max_length=512, json_schema_extra=rules(form_rule(f"({_PATH_PREFIX})", _PATH_PREFIX_WORDS))),
+    AfterValidator(form(_PATH_PREFIX, _PATH_PREFIX_WORDS)),
 ]
 
 

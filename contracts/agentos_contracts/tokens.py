@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,8 @@ class Identity:
     subject: str
     uid: str
     role: str
+    key_id: str = field(default="", compare=False)
+    """Id of the key that signed the token which this was read from."""
 
 
 class SigningKey:
@@ -158,7 +160,7 @@ class Verifier:
             key.verify(f"{header_text}.{claims_text}".encode("ascii"), _decode(signature_text, "signature"))
         except (CryptoError, ValueError, TypeError) as error:
             raise TokenError("the token's signature is wrong") from error
-        return _identity(_object(claims_text, "claims"))
+        return replace(_identity(_object(claims_text, "claims")), key_id=header["kid"])
 
     def _key(self, header: dict[str, Any]) -> "VerifyKey":
         key_id = header.get("kid")

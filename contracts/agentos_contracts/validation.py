@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from agentos_contracts.exposure import expose_findings
+from agentos_contracts.external_engine import external_findings
 from agentos_contracts.findings import MAX_DEPTH, Finding, error, shown, too_deep, warning
 from agentos_contracts.grants import MAX_SCOPE_LENGTH, SCOPE_REGEX, scope_matches
 from agentos_contracts.manifest import dependency_findings, size_findings, validate_manifest, version_findings
@@ -110,6 +111,7 @@ def validate_realm(resource: object) -> list[Finding]:
     found += _http_findings(spec.get("http"))
     found += expose_findings(spec.get("http"))
     found += network_findings(spec.get("networkPolicy"))
+    found += external_findings(spec)
     return found + worker_defaults_findings(spec.get("workerDefaults"), "spec.workerDefaults")
 
 

@@ -100,6 +100,7 @@ def test_only_these_fields_have_defaults():
     defaults = {(file, path): node["default"] for file, path, node in ALL_NODES if "default" in node}
     assert defaults == {
         ("workers.yaml", ".spec.manifestFrom.configMapKeyRef.key"): "iii.worker.yaml",
+        ("realms.yaml", ".spec.engine.tokenSecretRef.key"): "token",
         ("workers.yaml", ".spec.replicas"): 1,
         ("realms.yaml", ".spec.engine.mode"): "Dedicated",
         ("realms.yaml", ".spec.http.auth"): "apiKey",

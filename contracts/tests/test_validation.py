@@ -298,7 +298,61 @@ def test_an_inline_manifest_is_as_large_as_a_text_at_most():
         (realm(namespace="a", engine={"storage": {}}), ["spec.engine.storage.size: is required"]),
         (
             realm(namespace="a", engine={"mode": "Shared"}),
-            ["spec.engine.mode: must be Dedicated; got the text 'Shared'"],
+            ["spec.engine.mode: must be one of Dedicated or External; got the text 'Shared'"],
+        ),
+        (realm(namespace="a", engine={"mode": "External", "url": "ws://engine.tools.svc:49134"}), []),
+        (
+            realm(
+                namespace="a",
+                engine={
+                    "mode": "External",
+                    "url": "wss://[fd00::1]:49134/w/$(TOKEN)/agentos?x=1",
+                    "tokenSecretRef": {"name": "engine"},
+                },
+            ),
+            [],
+        ),
+        (
+            realm(namespace="a", engine={"mode": "External"}),
+            ["spec.engine.url: is required with mode: External: say where the engine is"],
+        ),
+        (
+            realm(namespace="a", engine={"url": "ws://e:1", "tokenSecretRef": {"name": "engine"}}),
+            [
+                f"spec.engine.{part}: is for mode: External only: a dedicated engine is where the operator makes it"
+                for part in ("url", "tokenSecretRef")
+            ],
+        ),
+        (
+            realm(
+                namespace="a",
+                engine={"mode": "External", "url": "ws://e:1", "image": "e:1", "storage": {"size": 1}, "resources": {}},
+                http={},
+            ),
+            [
+                f"spec.{part}: is for mode: Dedicated only: the operator makes nothing for an engine that somebody else runs"
+                for part in ("engine.storage", "engine.resources", "engine.image", "http")
+            ],
+        ),
+        *(
+            (
+                realm(namespace="a", engine={"mode": "External", "url": url} | token),
+                ["spec.engine.tokenSecretRef: goes where $(TOKEN) stands in url: give both, or neither"],
+            )
+            for url, token in (
+                ("ws://e/w/$(TOKEN)", {}),
+                ("ws://e", {"tokenSecretRef": {"name": "engine"}}),
+            )
+        ),
+        *(
+            (
+                realm(namespace="a", engine={"mode": "External", "url": url}),
+                [
+                    f"spec.engine.url: '{url}' is not the address of an engine, such as ws://engine.tools.svc:49134 or "
+                    "wss://engine.example.com/w/$(TOKEN)/agentos, where $(TOKEN) stands for the token of tokenSecretRef"
+                ],
+            )
+            for url in ("http://e", "ws://me:secret@e", "ws://e/$(POD_UID)", "ws://e/a b", "ws://e:1x", "ws://")
         ),
         (realm(namespace="a", http={}), []),
         (realm(namespace="a", http={"auth": "jwt", "jwt": JWT}), []),

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from agentos_engine import __version__, limits
-from agentos_engine.builtins import channels, engine, grants, load, unserved
+from agentos_engine.builtins import channels, engine, grants, keys, load, unserved
 from agentos_engine.builtins import clock as stepped_time
 from agentos_engine.builtins.listings import Listings
 from agentos_engine.builtins.queue import Queues
@@ -77,17 +77,19 @@ class Engine:
         Availability(self.bus)
         self.permissions = self.bus.grants
         """What each worker with a token may do."""
-        if settings.verifier is not None:
-            grants.install(self.bus)
-            load.install(self.bus)
         metrics = CallMetrics()
         self.bus.calls.invocations.observe = metrics.called
         self.bus.calls.deferred = metrics.deferred
         self.bus.watchers.append(_WorkerCount(metrics))
+        gate = Gate(settings.realm, settings.verifier, settings.anonymous, self.permissions)
+        if settings.verifier is not None:
+            grants.install(self.bus)
+            keys.install(self.bus, gate)
+            load.install(self.bus)
         self.parts = Parts(
             self.bus,
             self.channels,
-            Gate(settings.realm, settings.verifier, settings.anonymous, self.permissions),
+            gate,
             settings,
             metrics,
         )

@@ -648,3 +648,36 @@ async def test_the_operator_is_told_the_load_of_workers_over_the_wire(guarded):
     assert (await operator.ask("engine::operator::load", {"uids": ["uid-1"]}))["result"] == {
         "workers": {"uid-1": {"in_flight": 0, "mean": 0.0}}
     }
+
+
+async def test_the_operator_says_whose_tokens_are_accepted_and_who_has_another_is_cut_off(run_engine):
+    running = await run_engine("--verify-keys", KEY.verify_key, grants=[GRANT])
+    operator, new = await operator_of(running), SigningKey.generate()
+    worker = await running.connect(f"/w/{token()}/pod")
+    await worker.settled()
+    told = await operator.ask("engine::keys::apply", {"keys": [new.verify_key, KEY.verify_key]})
+    assert told["result"] == {"key_ids": [new.key_id, KEY.key_id], "cut": 0}
+    renewed = await running.connect(f"/w/{token(key=new)}/pod")
+    await renewed.settled()
+    refused = await operator.ask("engine::keys::apply", {"keys": [new.verify_key]})
+    assert refused["error"]["message"] == "the key of the caller's own token is not among them"
+    successor = await running.connect(f"/w/{token(key=new, role='operator', subject='op')}/x")
+    assert (await successor.ask("engine::keys::apply", {"keys": [new.verify_key]}))["result"]["cut"] == 2
+    await asyncio.wait_for(worker.socket.wait_closed(), 10)
+    await renewed.settled()
+    again = await running.connect(f"/w/{token()}/pod")
+    assert (await again.receive("error"))["error"]["code"] == "AUTH_ERROR"
+
+
+@pytest.mark.parametrize("keys", [[], ["no key"], ["x"] * 17, "text", None])
+async def test_keys_that_are_none_change_nothing(run_engine, keys):
+    running = await run_engine("--verify-keys", KEY.verify_key, grants=[GRANT])
+    operator = await operator_of(running)
+    assert "error" in await operator.ask("engine::keys::apply", {"keys": keys})
+    await (await running.connect(f"/w/{token()}/pod")).settled()
+
+
+async def test_a_worker_says_nothing_of_keys(run_engine):
+    running = await run_engine("--verify-keys", KEY.verify_key, grants=[GRANT])
+    worker = await running.connect(f"/w/{token()}/pod")
+    assert (await worker.ask("engine::keys::apply", {"keys": [KEY.verify_key]}))["error"]["code"] == "FORBIDDEN"

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from . import health, keys, watch
+from . import health, key_ring, keys, watch
 from .api import Api, FenceLost, until_reachable
 from .cache import Cache
 from .controller import Controller
@@ -98,7 +98,7 @@ async def run(settings: Settings) -> None:
     cache = Cache(namespaces)
     REGISTRY.register(Resources(cache))
     controller = Controller(
-        settings, fenced, cache, await until_reachable(lambda: keys.signing_key(api, settings.namespace))
+        settings, fenced, cache, await until_reachable(lambda: key_ring.read(api, settings.namespace))
     )
     webhook = Webhook(settings, api, cache) if settings.webhook_service else None
 

@@ -14,7 +14,7 @@ from .api import AlreadyExists, Api, NotFound
 from .cache import Cache
 from .kinds import KINDS, Key, Object, key_of, owned_by
 from .plan.objects.metadata import applied_hash
-from .settings import FIELD_MANAGER, MANAGED_BY_LABEL, REPLICAS_FROM_ANNOTATION
+from .settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL, REPLICAS_FROM_ANNOTATION, WORKER_LABEL
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,10 @@ def _content(obj: Object) -> Object:
 
 
 def _inherited(actual: Object, wanted: Object) -> bool:
-    """Whether an object was made for an owner of the same kind and name that is gone: the new one takes it over."""
+    """Whether an object was made for an owner of the same kind and name that is gone: the new one takes it over.
+
+    A Deployment is not: what selects its pods, the uid of its Worker, cannot be changed. It is made anew.
+    """
 
     def controllers(obj: Object) -> set[tuple[str | None, ...]]:
         references = obj["metadata"].get("ownerReferences", ())
@@ -168,7 +171,15 @@ def _inherited(actual: Object, wanted: Object) -> bool:
             (ref.get("apiVersion"), ref.get("kind"), ref.get("name")) for ref in references if ref.get("controller")
         }
 
-    return wanted["kind"] != "Deployment" and bool(controllers(actual)) and controllers(actual) == controllers(wanted)
+    if wanted["kind"] == "Deployment":
+        return False
+    if controllers(actual):
+        return controllers(actual) == controllers(wanted)
+    # A backup, or kubectl delete --cascade=orphan, takes the owners away; the labels still say whose it was.
+    there, labels = actual["metadata"].get("labels", {}), wanted["metadata"].get("labels", {})
+    return there.get(MANAGED_BY_LABEL) == FIELD_MANAGER and all(
+        there.get(label) == labels.get(label) for label in (REALM_LABEL, WORKER_LABEL)
+    )
 
 
 def merged(actual: Object, wanted: Object) -> Object:

@@ -12,7 +12,8 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from agentos_contracts.tokens import Role
@@ -28,7 +29,7 @@ FUNCTION_ID, TRIGGER_ID, TRIGGER_TYPE = (
     "agentos-operator-connections",
     "engine::connections",
 )
-APPLY_ID = "engine::grants::apply"
+APPLY_ID, KEYS_ID = "engine::grants::apply", "engine::keys::apply"
 OPEN_TIMEOUT = 3.0
 ANSWER_TIMEOUT = 5.0
 """Seconds in which the engine has to answer a push of grants; else the link is made anew."""
@@ -48,6 +49,21 @@ class Connection:
     functions: frozenset[str]
     waiting: frozenset[str] = frozenset()
     """What it has registered without a grant for it."""
+    subject: str = ""
+    key_id: str = ""
+    """Which key signed its token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an engine is: the same with a token by each key that may be accepted there, the newest first.
+
+    ``verify_keys`` and their ids: what the engine is to accept; none: it is not told.
+    """
+
+    urls: tuple[str, ...] = field(repr=False)
+    verify_keys: tuple[str, ...] = ()
+    key_ids: tuple[str, ...] = ()
 
 
 class Link:
@@ -57,14 +73,24 @@ class Link:
     ``grants`` is what the engine is told; ``may_push`` says whether this process still leads and may tell it.
     """
 
+    enforces = True
+    """Whether the engine keeps to the grants: then what it does not grant is never served."""
+    strangers: Mapping[str, frozenset[str]] = MappingProxyType({})
+    """Who serves functions on an engine that does not, and is no pod of a Worker."""
+
     def __init__(
         self,
-        url: str,
+        address: Address | str,
         changed: Callable[[frozenset[str] | None], None],
         grants: GrantTable,
         may_push: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.url = url
+        self.address = Address((address,)) if isinstance(address, str) else address
+        self._turn = 0
+        """Which of the address' urls is tried next, or is in use."""
+        self._due_keys = asyncio.Event()
+        self.key_ids: tuple[str, ...] = ()
+        """The keys that the engine accepts, as far as it has been told."""
         self._changed, self._grants, self._may_push = changed, grants, may_push
         self._numbers = itertools.count(1)
         self._socket: ClientConnection | None = None
@@ -81,6 +107,16 @@ class Link:
         self.last_error = ""
         self._touched: dict[tuple[str, str], float] = {}
         self._task: asyncio.Task[None] | None = None
+
+    def use(self, address: Address) -> None:
+        """From now on this is the address; what is connected stays until the engine knows the new keys."""
+        if address != self.address:
+            self.address, self._turn = address, len(address.urls) - 1 if self.up else 0
+            self._due_keys.set()
+
+    def connections(self) -> tuple[Connection, ...]:
+        """All connections but the operator's."""
+        return tuple(self._connections.values())
 
     def start(self) -> None:
         """Connect, and connect again whenever the link is lost, until :meth:`stop`."""
@@ -141,6 +177,9 @@ class Link:
             except (OSError, InvalidHandshake, InvalidURI, ConnectionClosed, EngineRefused) as error:
                 self.last_error = type(error).__name__ if isinstance(error, InvalidURI) else str(error)
                 log.info("no link to the engine", extra={"error": self.last_error})
+                self._turn += 1
+            except _NewToken:
+                delay, self._turn = 0.0, 0
             finally:
                 was_up, self.up = self.up, False
                 if was_up:
@@ -152,7 +191,7 @@ class Link:
 
     async def _serve(self) -> None:
         async with connect(
-            self.url,
+            self.address.urls[self._turn % len(self.address.urls)],
             open_timeout=OPEN_TIMEOUT,
             ping_interval=5,
             ping_timeout=10,
@@ -160,7 +199,8 @@ class Link:
             compression=None,
             proxy=None,
         ) as socket:
-            parts = [asyncio.create_task(self._read(socket)), asyncio.create_task(self._tell(socket))]
+            self._due_keys.set()
+            parts = [asyncio.create_task(part(socket)) for part in (self._read, self._tell, self._tell_keys)]
             try:
                 done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
                 for part in done:
@@ -209,14 +249,37 @@ class Link:
                 await asyncio.sleep(REFUSED_RETRY)
             taken = await self._push(socket, await self._grants.next())
 
-    async def _push(self, socket: ClientConnection, push: Push) -> bool:
-        """Whether the engine takes it. What it refuses it may hold all the same, and not keep; so the link stays up."""
+    async def _tell_keys(self, socket: ClientConnection) -> None:
+        """Say which keys are accepted, first of all and after each change; then use the newest oneself."""
+        while True:
+            await self._due_keys.wait()
+            self._due_keys.clear()
+            address = self.address
+            if not address.verify_keys:
+                continue
+            error = await self._ask(socket, KEYS_ID, {"keys": list(address.verify_keys)}, "keys")
+            if error:
+                # An engine of its own image may be older than rotation: it keeps the keys that it started with.
+                log.warning("keys refused", extra={"error": error})
+                continue
+            self.key_ids = address.key_ids
+            self._changed(None)
+            if self._turn % len(address.urls):
+                raise _NewToken
+
+    async def _ask(self, socket: ClientConnection, function_id: str, data: Mapping[str, object], what: str) -> str:
+        """Why the engine refuses a call of the operator; empty when it does not."""
         if not self._may_push():
             raise EngineRefused("this operator does not lead any more")
         try:
-            error = _refusal((await self._invoke(socket, APPLY_ID, push.to_wire(), ANSWER_TIMEOUT)).get("error"))
+            return _refusal((await self._invoke(socket, function_id, data, ANSWER_TIMEOUT)).get("error"))
         except TimeoutError:
-            raise EngineRefused(f"the engine has not acknowledged grants within {ANSWER_TIMEOUT:.0f} s") from None
+            raise EngineRefused(f"the engine has not acknowledged {what} within {ANSWER_TIMEOUT:.0f} s") from None
+
+    async def _push(self, socket: ClientConnection, push: Push) -> bool:
+        """Whether the engine takes it. What it refuses it may hold all the same, and not keep; so the link stays up."""
+        error = await self._ask(socket, APPLY_ID, push.to_wire(), "grants")
+        error = error and f"the engine refuses grants: {error}"
         told = {"complete": push.complete, "grants": len(push.grants), "removed": len(push.removed)}
         if error:
             log.warning("grants refused", extra=told | {"error": error})
@@ -273,6 +336,8 @@ class Link:
                     entry["pod_uid"],
                     frozenset(entry["functions"]),
                     frozenset(entry.get("waiting", ())),
+                    entry.get("subject", ""),
+                    entry.get("key_id", ""),
                 )
                 self._by_uid[uid].add(worker_id)
             elif self._connections.pop(worker_id, None):
@@ -295,5 +360,9 @@ class EngineRefused(Exception):
     """The engine is there and does not want the operator (a token of another key or realm)."""
 
 
+class _NewToken(Exception):
+    """The engine accepts the newest key now: the link is made anew with it."""
+
+
 def _refusal(error: Mapping[str, object] | None) -> str:
-    return f"the engine refuses grants: {error.get('message')}" if error else ""
+    return str(error.get("message")) if error else ""

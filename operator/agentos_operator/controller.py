@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import time
+from datetime import UTC, datetime
 
 from agentos_contracts.assign import declares_nothing
 from agentos_contracts.resource import API_VERSION
-from agentos_contracts.tokens import SigningKey
 
+from . import key_ring
 from .api import AlreadyExists, Api, ApiError, FenceLost, until_reachable
 from .apply import Applier
 from .autoscaler import Autoscaler
 from .cache import Cache
 from .drains import Drains
 from .events import Recorder
+from .key_ring import KeyRing
 from .kinds import CLAIM, CONFIG_MAP, POD, REALM, WORKER, Key, Object, key_of
 from .links import Links
 from .metrics import LINKS_UP, QUEUE_LENGTH, RECONCILE_SECONDS, RECONCILES
@@ -27,14 +29,17 @@ from .work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
+ROTATION_STEP = 5.0
+"""Seconds between two looks at a rotation that is under way."""
+
 
 class Controller:
     """Fed by the watches on every replica; consumes only after ``run`` was called, on the leader."""
 
-    def __init__(self, settings: Settings, api: Api, cache: Cache, key: SigningKey) -> None:
+    def __init__(self, settings: Settings, api: Api, cache: Cache, ring: KeyRing) -> None:
         self._settings, self._cache, self._api = settings, cache, api
         self._queue: WorkQueue[Key] = WorkQueue()
-        links = Links(key, settings.pod_uid or settings.pod_name, self._bus_changed, lambda: api.fence())
+        links = Links(settings.pod_uid or settings.pod_name, self._bus_changed, lambda: api.fence())
         recorder = Recorder(api, settings.pod_name)
         status = StatusWriter(api, cache, self._queue, recorder, settings.status_debounce)
         self.context = Context(
@@ -42,7 +47,7 @@ class Controller:
             api,
             cache,
             self._queue,
-            key,
+            ring,
             links,
             Applier(api, cache),
             status,
@@ -120,7 +125,9 @@ class Controller:
             worker = self._cache.worker_with(uid)
             if worker is not None:
                 self._queue.add(worker)
-            waits = link is not None and self._discovers(worker) and any(each.waiting for each in link.of(uid))
+            waits = self._discovers(worker) and (
+                link is not None and any(each.waiting or not link.enforces for each in link.of(uid))
+            )
             if worker is None or waits or uid in self.context.keeping.get(namespace, ()):
                 self._queue.add(Key(CLAIMS, namespace, ""))
         if self.context.handovers.get(namespace):
@@ -136,6 +143,8 @@ class Controller:
     async def run(self) -> None:
         """The leader's work; ends only by cancellation, or by FenceLost when leadership is lost."""
         await self._cache.wait_verified(self._api)
+        # A replica that waited to lead may have read the keys long ago.
+        self.context.ring = await until_reachable(lambda: key_ring.read(self._api, self._settings.namespace))
         await until_reachable(self._default_realm)
         self._workers.remember_all()
         self._look_at_everything()
@@ -143,6 +152,7 @@ class Controller:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._resync(), name="resync")
                 group.create_task(self.context.autoscaler.run(), name="autoscaler")
+                group.create_task(self._follow_keys(), name="keys")
                 for number in range(self._settings.consumers):
                     group.create_task(self._consume(), name=f"consumer {number}")
         except ExceptionGroup as group:
@@ -190,6 +200,30 @@ class Controller:
                 )
             self.context.applier.forget_all()
             self._look_at_everything()
+
+    async def _follow_keys(self) -> None:
+        """Rotates the signing key when somebody asks for it. Secrets are not watched, so it is read now and then."""
+        while True:
+            ring = self.context.ring
+            await asyncio.sleep(self._settings.key_check if ring.previous is None else ROTATION_STEP)
+            try:
+                self.context.ring = await key_ring.follow(
+                    self._api, self._settings.namespace, ring, self._is_used, datetime.now(UTC)
+                )
+            except FenceLost:
+                raise
+            except (ApiError, OSError, TimeoutError, LookupError, ValueError) as error:
+                log.warning("the signing key could not be followed", extra={"error": str(error)})
+                continue
+            if self.context.ring.verify_keys != ring.verify_keys:
+                self._look_at_everything()
+            elif ring.previous is not None:
+                for realm_name in self.context.links.all():
+                    self._queue.add(Key(REALM.kind, "", realm_name))
+
+    def _is_used(self, ring: KeyRing) -> bool:
+        """Whether anybody in any realm still needs the key before."""
+        return any(self.context.still_using(name, ring) for name in self.context.links.all())
 
     async def _consume(self) -> None:
         while True:

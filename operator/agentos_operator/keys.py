@@ -51,10 +51,14 @@ def _text(secret: Object, key: str) -> str:
         return ""
 
 
+async def identity_secret(api: Api, namespace: str) -> Object:
+    """The Secret with the signing key; made when there is none."""
+    return await _load_or_make(api, namespace, IDENTITY_SECRET, lambda: {"key": SigningKey.generate().to_text()})
+
+
 async def signing_key(api: Api, namespace: str) -> SigningKey:
     """The key by which the operator signs the tokens of Workers."""
-    secret = await _load_or_make(api, namespace, IDENTITY_SECRET, lambda: {"key": SigningKey.generate().to_text()})
-    return SigningKey.from_text(_text(secret, "key"))
+    return SigningKey.from_text(_text(await identity_secret(api, namespace), "key"))
 
 
 _FIELDS = {

@@ -5,10 +5,12 @@ from calendar import timegm
 from collections.abc import Callable
 from datetime import datetime
 
-from agentos_contracts.tokens import Identity, Role, SigningKey, issue
+from agentos_contracts.tokens import Identity, Role, SigningKey
 
-from .bus import Link
+from .bus import Address, Link
+from .external_link import ExternalLink, PodsByHost
 from .grants import GrantTable
+from .key_ring import KeyRing
 from .kinds import Object
 from .plan.objects.metadata import engine_host
 from .settings import BUS_PORT
@@ -28,10 +30,8 @@ class Links:
     ``may_push`` says whether this process leads, and may tell engines anything.
     """
 
-    def __init__(
-        self, key: SigningKey, identity: str, changed: Changed, may_push: Callable[[], bool] = lambda: True
-    ) -> None:
-        self._key, self._identity, self._changed, self._may_push = key, identity, changed, may_push
+    def __init__(self, identity: str, changed: Changed, may_push: Callable[[], bool] = lambda: True) -> None:
+        self._identity, self._changed, self._may_push = identity, changed, may_push
         self._links: dict[str, Link] = {}
         self._grants: dict[str, GrantTable] = {}
 
@@ -55,19 +55,48 @@ class Links:
         link = self._links.get(realm)
         return time.monotonic() - link.since if link is not None and link.up else 0.0
 
-    async def keep(self, realm: Object) -> None:
-        """Starts the realm's link, unless it runs already."""
+    async def keep_external(self, realm: Object, url: str, pods: Callable[[], PodsByHost]) -> None:
+        """Starts the link to an engine that somebody else runs, unless it runs already; ``url`` has the token in it."""
         name, namespace = realm["metadata"]["name"], realm["spec"]["namespace"]
-        token = issue(self._key, Identity(name, "agentos-operator", self._identity, Role.OPERATOR), issued_at(realm))
-        url = f"ws://{engine_host(namespace)}:{BUS_PORT}/w/{token}/{self._identity}"
         known = self._links.get(name)
-        if known is not None and known.url == url:
+        if known is not None and known.address.urls == (url,):
+            return
+        await self._end(name)
+        link = self._links[name] = ExternalLink(url, lambda uids: self._changed(name, namespace, uids), pods)
+        link.start()
+
+    async def keep(self, realm: Object, ring: KeyRing) -> None:
+        """Starts the link to a realm's own engine, unless it runs already; tells it which keys are good now."""
+        name, namespace = realm["metadata"]["name"], realm["spec"]["namespace"]
+        identity = Identity(name, "agentos-operator", self._identity, Role.OPERATOR)
+        urls = tuple(
+            f"ws://{engine_host(namespace)}:{BUS_PORT}/w/{token}/{self._identity}"
+            for token in ring.tokens(identity, issued_at(realm))
+        )
+        address = Address(urls, ring.verify_keys, tuple(key.key_id for key in ring.keys))
+        known = self._links.get(name)
+        if known is not None and known.enforces and set(known.address.urls) & set(urls):
+            known.use(address)
             return
         await self._end(name)
         link = self._links[name] = Link(
-            url, lambda uids: self._changed(name, namespace, uids), self.grants(name), self._may_push
+            address, lambda uids: self._changed(name, namespace, uids), self.grants(name), self._may_push
         )
         link.start()
+
+    def accepts(self, realm: str, key: SigningKey) -> bool:
+        """Whether the realm's engine is known to accept the tokens of this key."""
+        link = self._links.get(realm)
+        return link is not None and key.key_id in link.key_ids
+
+    def users(self, realm: str, key: SigningKey, successor: SigningKey) -> list[str]:
+        """Who in a realm still needs a key that has a successor: who is connected by it, or an engine that knows no other."""
+        link = self._links.get(realm)
+        if link is None or not link.enforces:
+            return []
+        if not link.up or successor.key_id not in link.key_ids:
+            return ["the engine"]
+        return sorted({each.subject for each in link.connections() if each.key_id == key.key_id})
 
     async def drop(self, realm: str) -> None:
         """The Realm is gone."""

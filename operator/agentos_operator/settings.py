@@ -11,12 +11,14 @@ from agentos_contracts.resource import GROUP
 FIELD_MANAGER = "agentos-operator"
 
 # Labels and annotations on everything that the operator makes.
+NAME_LABEL = "app.kubernetes.io/name"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 WORKER_LABEL = f"{GROUP}/worker"
 WORKER_UID_LABEL = f"{GROUP}/worker-uid"
 REALM_LABEL = f"{GROUP}/realm"
 APPLIED_HASH_ANNOTATION = f"{GROUP}/applied-hash"
 REPLICAS_FROM_ANNOTATION = f"{GROUP}/replicas-from"
+TOKEN_HASH_ANNOTATION = f"{GROUP}/token-hash"
 REGISTERED_GATE = f"{GROUP}/registered"
 
 BUS_PORT, HTTP_PORT, STREAM_PORT, ADMIN_PORT = 49134, 3111, 3112, 9464
@@ -59,6 +61,8 @@ class Settings:
     """How many keys are reconciled at a time."""
     resync: float = 300.0
     """Everything is looked at again this often, event or not."""
+    key_check: float = 30.0
+    """How often it is looked whether somebody asks for a new signing key."""
     engine_grace: float = 15.0
     """How long the engine may be out of reach before a Worker stops being Ready."""
     scale_down_seconds: float = 60.0

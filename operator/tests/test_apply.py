@@ -288,6 +288,27 @@ async def test_a_worker_made_anew_takes_over_the_objects_of_the_one_before_it(ap
     assert api.objects[key_of(child("Secret"))]["metadata"]["ownerReferences"][0]["uid"] == "new-uid"
 
 
+@pytest.mark.parametrize(
+    ("labels", "taken"),
+    [
+        ({"app.kubernetes.io/managed-by": "agentos-operator", "agentos.dev/worker": "wasm"}, True),
+        ({"app.kubernetes.io/managed-by": "agentos-operator", "agentos.dev/worker": "another"}, False),
+        ({"agentos.dev/worker": "wasm"}, False),
+    ],
+)
+async def test_what_a_restore_left_without_an_owner_is_taken_over_by_its_labels(api, applier, labels, taken):
+    left = child("Secret")
+    left["metadata"].pop("ownerReferences")
+    left["metadata"]["labels"] = labels
+    api.seed(left)
+    if not taken:
+        with pytest.raises(NotOurs):
+            await applier.ensure(child("Secret"), OWNER)
+        return
+    assert await applier.ensure(child("Secret"), OWNER) is True
+    assert api.objects[key_of(left)]["metadata"]["ownerReferences"][0]["uid"] == OWNER
+
+
 async def test_a_deployment_of_the_worker_before_is_not_taken_over_for_its_selector_is_another(api, applier):
     await applier.ensure(child(), OWNER)
     with pytest.raises(NotOurs):

@@ -551,3 +551,73 @@ async def test_who_waits_for_an_answer_hears_of_the_links_end(engine, asked, wat
 async def test_without_a_link_nothing_can_be_asked(watched):
     with pytest.raises(CallFailed, match="no link"):
         await watched.link.call("engine::operator::load", {}, WITHIN)
+
+
+# --- Keys ---
+
+
+class Keyed:
+    """An engine that lets in who connects by a path it accepts, takes keys, and then accepts the paths of these keys."""
+
+    def __init__(self, *accepted: str) -> None:
+        self.accepted, self.told, self.paths = list(accepted), list[list[str]](), list[str]()
+
+    async def handle(self, socket: ServerConnection) -> None:
+        key = socket.request.path.strip("/")
+        self.paths.append(key)
+        if key not in self.accepted:
+            await socket.send(json.dumps({"type": "error", "error": {"code": "AUTH_ERROR", "message": "unknown key"}}))
+            return
+        async for text in socket:
+            message = json.loads(text)
+            if message.get("function_id") == bus.KEYS_ID:
+                self.told.append(message["data"]["keys"])
+                self.accepted = message["data"]["keys"]
+            if "invocation_id" in message:
+                answer = {"type": "invocationresult", "invocation_id": message["invocation_id"], "result": {}}
+                await socket.send(json.dumps(answer))
+            elif message.get("type") == "registertrigger":
+                await tell(socket, snapshot=True)
+
+
+def address(port: int, *keys: str) -> bus.Address:
+    return bus.Address(tuple(f"ws://127.0.0.1:{port}/{key}" for key in keys), keys, keys)
+
+
+@pytest.fixture
+async def keyed(monkeypatch):
+    monkeypatch.setattr(bus, "FIRST_RETRY", 0.01)
+    made = Keyed("old")
+    async with serve(made.handle, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        grants = GrantTable()
+        grants.want({})
+        link = Link(address(port, "old"), lambda _: None, grants)
+        link.start()
+        await until(lambda: link.up and link.key_ids)
+        yield made, link, port
+        await link.stop()
+
+
+async def test_a_new_key_is_told_over_the_link_that_stands_and_then_used(keyed):
+    engine, link, port = keyed
+    link.use(address(port, "new", "old"))
+    await until(lambda: engine.paths == ["old", "new"] and link.up)
+    assert (engine.told[1], link.key_ids) == (["new", "old"], ("new", "old"))
+    link.use(address(port, "new"))
+    await until(lambda: link.key_ids == ("new",))
+    assert (engine.accepted, engine.paths) == (["new"], ["old", "new"])
+
+
+async def test_an_engine_that_does_not_know_the_new_key_yet_is_reached_by_the_one_before(keyed):
+    engine, link, port = keyed
+    await link.stop()
+    again = Link(address(port, "new", "old"), lambda _: None, link._grants)
+    again.start()
+    try:
+        await until(
+            lambda: again.up and again.key_ids and engine.paths[-1] == "new" and engine.accepted == ["new", "old"]
+        )
+        assert engine.paths[1:3] == ["new", "old"]
+    finally:
+        await again.stop()

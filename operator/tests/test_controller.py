@@ -12,12 +12,13 @@ from agentos_operator.api import ApiError, FenceLost
 from agentos_operator.bus import Link
 from agentos_operator.cache import Cache
 from agentos_operator.controller import Controller
-from agentos_operator.kinds import CLAIM, REALM, WORKER, Key
+from agentos_operator.key_ring import KeyRing
+from agentos_operator.kinds import CLAIM, DEPLOYMENT, REALM, WORKER, Key, key_of
 from agentos_operator.settings import REGISTERED_GATE, WORKER_LABEL, WORKER_UID_LABEL, Settings
 
 CLAIMS = Key("Claims", "team", "")
 REALM_KEY = Key("Realm", "", "prod")
-KEY = SigningKey(bytes(32))
+KEY = KeyRing(SigningKey(bytes(32)))
 
 
 def worker_key(name: str = "wasm") -> Key:
@@ -339,7 +340,7 @@ async def test_the_default_realm_is_made_once(running, api):
     assert happening.cache.get(REALM, "", "default")
     running(work, default_realm="prod")
     await asyncio.sleep(1)
-    assert api.writes == [("create", "Realm", "default")]
+    assert [write for write in api.writes if write[1] != "Secret"] == [("create", "Realm", "default")]
 
 
 async def test_a_default_realm_that_another_replica_made_is_fine(running, api):
@@ -367,7 +368,7 @@ async def test_a_default_realm_that_another_replica_made_is_fine(running, api):
 
 
 async def test_a_new_realm_has_its_api_key_before_the_engine_that_reads_it(happening, api, monkeypatch):
-    async def keep(_: dict) -> None:
+    async def keep(*_: object) -> None:
         pass
 
     monkeypatch.setattr(happening.controller.context.links, "keep", keep)
@@ -382,6 +383,7 @@ async def test_a_new_realm_has_its_api_key_before_the_engine_that_reads_it(happe
         ("NetworkPolicy", "agentos-workers"),
         ("ServiceAccount", "agentos-engine"),
         ("Service", "agentos-engine"),
+        ("Secret", "agentos-verify-keys"),
         ("StatefulSet", "agentos-engine"),
     ]
 
@@ -420,6 +422,26 @@ async def test_a_worker_that_asks_for_anothers_functions_waits_and_follows(happe
     await happening.settle()
     assert [name for verb, kind, name in api.writes if (verb, kind) == ("create", "Deployment")] == ["first", "second"]
     assert ("delete", "Deployment", "first") in api.writes
+
+
+@pytest.mark.parametrize("owner", ["stripped", "of a uid that is gone"])
+async def test_a_deployment_that_a_restore_brought_back_is_made_anew_for_the_worker_of_now(happening, api, owner):
+    happening.cache.put(api.seed(realm()))
+    happening.sees(api.seed(worker()))
+    await happening.settle()
+    left = api.find(DEPLOYMENT, "team", "wasm")
+    left["metadata"] |= {"uid": "restored"}
+    if owner == "stripped":
+        left["metadata"].pop("ownerReferences")
+    else:
+        left["metadata"]["ownerReferences"][0]["uid"] = "of-before"
+    left["spec"]["selector"] = {"matchLabels": {"agentos.dev/worker-uid": "of-before"}}
+    happening.cache.drop(key_of(left))
+    happening.sees(left)
+    await happening.settle()
+    made = api.find(DEPLOYMENT, "team", "wasm")
+    assert made["spec"]["selector"]["matchLabels"] == {"agentos.dev/worker-uid": "wasm-uid"}
+    assert made["metadata"]["ownerReferences"][0]["uid"] == "wasm-uid"
 
 
 # --- Grants ---

@@ -1,5 +1,6 @@
 """What is decided for one Realm."""
 
+import base64
 import copy
 import json
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import pytest
 from agentos_contracts import reasons
 from agentos_contracts.findings import error, warning
 from agentos_contracts.quota import Allotment, Usage
-from agentos_operator.plan.realm import RealmInput, RealmPlan, own_namespace, plan
+from agentos_operator.plan.realm import RealmInput, RealmPlan, deleting, own_namespace, plan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 EARLIER = "2026-01-01T00:00:00Z"
@@ -75,6 +76,7 @@ UNSCHEDULABLE = waiting("")
 UNSCHEDULABLE["status"]["conditions"] = [
     {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "Insufficient memory"}
 ]
+EXTERNAL = {"engine": {"mode": "External", "url": "ws://theirs:49134/w/$(TOKEN)", "tokenSecretRef": {"name": "engine"}}}
 BY_INGRESS = {
     "http": {
         "expose": {
@@ -202,6 +204,34 @@ TABLE = [
         reasons.POD_REFUSED,
         "the cluster refuses to make the pod: exceeded quota",
     ),
+    ("somebody else's engine", {"spec": EXTERNAL}, "EngineAvailable", True, reasons.EXTERNAL_ENGINE, None),
+    (
+        "no token for somebody else's engine",
+        {"spec": EXTERNAL, "linked": False, "token_missing": "Secret engine is not there in namespace team"},
+        "EngineLinked",
+        False,
+        reasons.TOKEN_MISSING,
+        "Secret engine is not there in namespace team",
+    ),
+    ("keys are not being rotated", {}, "TokensCurrent", True, reasons.TOKENS_CURRENT, None),
+    (
+        "somebody uses the key before",
+        {"rotating_until": NOW, "old_key_users": ["team/a", "team/b"]},
+        "TokensCurrent",
+        False,
+        reasons.KEY_ROTATION,
+        "the signing key before is still used by team/a, team/b; at 03:04 UTC it ends in any case",
+    ),
+    (
+        "somebody elsewhere uses the key before",
+        {"rotating_until": NOW},
+        "TokensCurrent",
+        False,
+        reasons.KEY_ROTATION,
+        "nobody here uses the signing key before any more; other realms may; at 03:04 UTC it ends in any case",
+    ),
+    ("engine of its own", {}, "Enforced", True, reasons.ENGINE_ENFORCES, None),
+    ("engine of somebody else", {"spec": EXTERNAL}, "Enforced", False, reasons.ENGINE_NOT_OURS, None),
     ("link is up", {}, "EngineLinked", True, reasons.LINKED, None),
     (
         "no engine to link to",
@@ -337,7 +367,7 @@ def test_every_condition_tells_its_reason_and_what_to_do(changes, kind, ok, reas
 
 def test_the_table_above_has_just_the_documented_reasons():
     documented = {(str(kind), reason.name) for kind, listed in reasons.REALM_REASONS.items() for reason in listed}
-    assert {(row[2], row[4].name) for row in TABLE} == documented
+    assert {(row[2], row[4].name) for row in TABLE} | {("EngineAvailable", "Deleting")} == documented
 
 
 def test_a_realm_over_its_quota_is_ready_and_tells_how_much_is_used():
@@ -352,7 +382,7 @@ def test_a_realm_over_its_quota_is_ready_and_tells_how_much_is_used():
 def test_a_healthy_realm_has_network_policies_account_service_and_engine():
     answer = plan(snapshot())
     kinds = [child["kind"] for child in answer.children]
-    assert kinds == ["NetworkPolicy", "NetworkPolicy", "ServiceAccount", "Service", "StatefulSet"]
+    assert kinds == ["NetworkPolicy", "NetworkPolicy", "ServiceAccount", "Service", "Secret", "StatefulSet"]
     assert condition(answer, "Ready")["status"] == "True"
     assert answer.namespace is None
 
@@ -401,11 +431,11 @@ def engine_of(**spec: Any) -> dict:
 
 def test_the_engine_is_told_its_realm_and_the_verifying_key():
     (container,) = engine_of()["template"]["spec"]["containers"]
-    env = {variable["name"]: variable["value"] for variable in container["env"]}
+    env = {variable["name"]: variable.get("value") or variable["valueFrom"] for variable in container["env"]}
     assert env == {
         "AGENTOS_HOST": "0.0.0.0",
         "AGENTOS_REALM": "prod",
-        "AGENTOS_VERIFY_KEYS": "public-key",
+        "AGENTOS_VERIFY_KEYS": {"secretKeyRef": {"name": "agentos-verify-keys", "key": "keys"}},
         "AGENTOS_DATA_DIR": "/data",
         "AGENTOS_CONSOLE_PORT": "3113",
         "AGENTOS_HTTP_AUTH": '{"apiKeysFile": "/etc/agentos/api-key/key", "auth": "apiKey"}',
@@ -600,6 +630,100 @@ def test_the_engine_is_told_where_its_traces_go():
     told = {"AGENTOS_TRACE_RATIO": "0.5", "AGENTOS_OTLP_ENDPOINT": "http://collector:4318/$(X)"}
     (engine,) = (each for each in plan(snapshot(engine_environment=told)).children if each["kind"] == "StatefulSet")
     (container,) = engine["spec"]["template"]["spec"]["containers"]
-    environment = {each["name"]: each["value"] for each in container["env"]}
+    environment = {each["name"]: each.get("value") for each in container["env"]}
     assert environment["AGENTOS_TRACE_RATIO"] == "0.5"
     assert environment["AGENTOS_OTLP_ENDPOINT"] == "http://collector:4318/$$(X)"
+
+
+def test_a_change_of_the_keys_changes_their_secret_and_does_not_restart_the_engine():
+    (one, two) = (plan(snapshot(verify_keys=keys)).children for keys in ("old", "new,old"))
+    (changed,) = (b for a, b in zip(one, two, strict=True) if a != b)
+    assert changed["metadata"]["name"] == "agentos-verify-keys"
+    assert base64.b64decode(changed["data"]["keys"]) == b"new,old"
+
+
+# --- An engine that somebody else runs ---
+
+
+def test_nothing_is_made_for_an_external_engine_and_it_is_linked_to():
+    answer = plan(snapshot(spec=EXTERNAL, statefulset=None, namespace=None))
+    assert (answer.children, answer.api_key, answer.link) == ((), None, True)
+    assert answer.namespace is not None
+    assert condition(answer, "EngineAvailable")["reason"] == "ExternalEngine"
+    assert condition(answer, "Ready")["status"] == "True"
+    assert answer.status["engine"] == {"url": "ws://theirs:49134/w/$(TOKEN)", "connections": 3}
+
+
+def test_an_engine_of_its_own_enforces_and_an_external_one_does_not_whatever_ready_says():
+    assert condition(plan(snapshot()), "Enforced") | {"message": ""} == {
+        "type": "Enforced", "status": "True", "reason": "EngineEnforces", "message": "", "observedGeneration": 2,
+        "lastTransitionTime": "2026-01-02T03:04:05Z",
+    }  # fmt: skip
+    told = condition(plan(snapshot(spec=EXTERNAL)), "Enforced")
+    assert (told["status"], told["reason"]) == ("False", "EngineNotOurs")
+    assert "Clashes are detected, not prevented." in told["message"]
+
+
+def test_a_stranger_that_serves_what_a_worker_holds_is_named():
+    clashes = {
+        ("memory", "laptop:42"): frozenset({"memory::recall"}),
+        ("wasm", "laptop:42"): frozenset({"wasm::a", "wasm::b"}),
+    }
+    told = condition(plan(snapshot(spec=EXTERNAL, clashes=clashes)), "Enforced")["message"]
+    assert told.endswith(
+        "memory::recall of Worker memory is also served by laptop:42. wasm::a, wasm::b of Worker wasm are also served by laptop:42."
+    )
+
+
+def test_without_its_token_an_external_engine_is_not_linked_to_and_the_secret_is_named():
+    answer = plan(snapshot(spec=EXTERNAL, linked=False, token_missing="Secret engine is not there in namespace team"))
+    assert not answer.link
+    assert condition(answer, "Ready")["reason"] == "TokenMissing"
+    assert condition(answer, "Ready")["message"] == "Secret engine is not there in namespace team"
+
+
+def test_an_external_engine_out_of_reach_is_told_with_its_address_and_without_a_token():
+    down = {"linked": False, "down_for": 20.0, "link_error": "no route"}
+    assert condition(plan(snapshot(spec=EXTERNAL, **down)), "EngineLinked")["message"] == (
+        "the operator cannot reach the engine at ws://theirs:49134/w/<redacted> (no route); "
+        "see that it runs, and that spec.engine is right"
+    )
+
+
+# --- The Workers in sum ---
+
+
+def test_workers_that_are_not_ready_are_counted_by_reason():
+    def one(status: str, reason: str) -> dict:
+        return {"status": {"conditions": [{"type": "Ready", "status": status, "reason": reason}]}}
+
+    workers = [one("True", "Ready"), one("False", "Clash"), one("False", "CrashLooping"), one("False", "Clash"), {}]
+    status = plan(snapshot(workers=workers)).status
+    assert (status["workers"], status["readyWorkers"]) == (5, 1)
+    assert status["notReady"] == [
+        {"reason": "Clash", "workers": 2},
+        {"reason": "CrashLooping", "workers": 1},
+        {"reason": "Unknown", "workers": 1},
+    ]
+
+
+# --- A Realm that is being deleted ---
+
+
+@pytest.mark.parametrize(
+    ("engine", "workers", "message"),
+    [
+        (
+            1,
+            3,
+            "waiting for the engine's pod agentos-engine-0, which lets calls in progress end and the pods of 2 Workers",
+        ),
+        (0, 1, "waiting for the pods of 1 Worker"),
+        (0, 0, "waiting for the cluster to remove what belongs to it"),
+    ],
+)
+def test_a_realm_that_is_being_deleted_says_what_it_waits_for(engine, workers, message):
+    pods = [{"metadata": {"labels": {"agentos.dev/worker": f"w{number % 2}"}}} for number in range(workers)]
+    status = deleting(realm(), [{"metadata": {"name": "agentos-engine-0"}}] * engine, pods, NOW)
+    ready = next(c for c in status["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"], ready["message"]) == ("False", "Deleting", message)

@@ -21,6 +21,7 @@ from tests.worker_snapshots import (
     BREAK,
     EARLIER,
     GATE,
+    LINKED,
     LOGS,
     MEMORY,
     OUTAGE,
@@ -76,23 +77,18 @@ TABLE = [
         reasons.MANIFEST_NOT_FOUND,
         "ConfigMap m is not there; create it, or mend spec.manifestFrom",
     ),
+    ("engine of its own", snapshot(), "Enforced", True, reasons.ENGINE_ENFORCES, None),
+    (
+        "engine of somebody else",
+        snapshot(engine=replace(LINKED, external={"mode": "External", "url": "ws://theirs"})),
+        "Enforced",
+        False,
+        reasons.ENGINE_NOT_OURS,
+        None,
+    ),
     ("link is up", snapshot(), "EngineLinked", True, reasons.LINKED, None),
-    (
-        "link down within the grace",
-        snapshot(engine=BREAK),
-        "EngineLinked",
-        True,
-        reasons.LINKED,
-        "the link to the engine has been down for less than 15 s",
-    ),
-    (
-        "link and engine down within the grace",
-        snapshot(engine=STARTING),
-        "EngineLinked",
-        True,
-        reasons.LINKED,
-        "the link to the engine has been down for less than 15 s",
-    ),
+    ("link down within the grace", snapshot(engine=BREAK), "EngineLinked", True, reasons.LINKED, None),
+    ("link and engine down within the grace", snapshot(engine=STARTING), "EngineLinked", True, reasons.LINKED, None),
     (
         "no Realm has the namespace",
         snapshot(engine=None),
@@ -870,6 +866,7 @@ def test_a_ready_worker_that_is_settled_has_neither_reconciling_nor_stalled():
         "DependenciesReady",
         "Available",
         "Registered",
+        "Enforced",
         "Ready",
     ]
 
@@ -1219,4 +1216,66 @@ def test_a_replaced_worker_keeps_its_pods_until_the_engine_gives_them_no_calls_a
     assert condition(answer, "Ready")["reason"] == "Replaced"
     assert condition(answer, "FunctionsClaimed")["message"] == (
         "Worker new has taken over its functions; delete this Worker, or remove spec.replaces of Worker new"
+    )
+
+
+# --- An engine that somebody else runs ---
+
+THEIRS = {"mode": "External", "url": "wss://theirs/w/$(TOKEN)/x", "tokenSecretRef": {"name": "engine", "key": "token"}}
+
+
+def external(**engine: Any) -> WorkerInput:
+    view = EngineView("prod", linked=True, up_for=100, down_for=0, external=THEIRS | engine)
+    return snapshot(engine=view, token="")
+
+
+def test_on_an_external_engine_a_worker_gets_its_address_and_its_token_from_the_realms_secret():
+    answer = plan(external())
+    assert [child["kind"] for child in answer.children] == ["ServiceAccount", "Deployment"]
+    assert pod_spec(answer)["containers"][0]["env"] == [
+        {"name": "AGENTOS_TOKEN", "valueFrom": {"secretKeyRef": {"name": "engine", "key": "token"}}},
+        {"name": "POD_UID", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.uid"}}},
+        {"name": "III_URL", "value": "wss://theirs/w/$(AGENTOS_TOKEN)/x"},
+        {"name": "HOME", "value": "/tmp"},
+    ]
+
+
+def test_an_external_engine_without_a_token_is_given_none():
+    (container,) = pod_spec(plan(external(url="ws://theirs:49134", tokenSecretRef=None)))["containers"]
+    assert [variable["name"] for variable in container["env"]] == ["POD_UID", "III_URL", "HOME"]
+    assert container["env"][1]["value"] == "ws://theirs:49134"
+
+
+def test_whether_ownership_is_enforced_is_told_beside_ready():
+    told = {
+        where: {c["type"]: c["status"] for c in plan(given).status["conditions"]}
+        for where, given in (("own", snapshot()), ("external", external()), ("none", snapshot(engine=None)))
+    }
+    assert (told["own"]["Ready"], told["own"]["Enforced"]) == ("True", "True")
+    assert (told["external"]["Ready"], told["external"]["Enforced"]) == ("True", "False")
+    assert "Enforced" not in told["none"]
+
+
+def test_an_outage_shorter_than_the_grace_changes_nothing_in_a_workers_status():
+    up = plan(snapshot()).status
+    linked = {c["type"]: c["status"] for c in up["conditions"]}
+    down = EngineView("prod", linked=False, up_for=0, down_for=10)
+    assert plan(snapshot(engine=down, conditions=linked)).status["conditions"] == [
+        condition | {"lastTransitionTime": EARLIER} for condition in up["conditions"]
+    ]
+
+
+# --- A Realm that is deleted ---
+
+
+@pytest.mark.parametrize("ending", [True, False])
+def test_the_pods_of_a_deleted_realm_stop_when_its_engine_has_ended(ending):
+    answer = plan(snapshot(engine=None, ended_realm="prod", engine_ending=ending, deployment=deployment()))
+    assert (answer.stop, answer.children) == (not ending, ())
+    told = condition(answer, "Ready")
+    assert (told["status"], told["reason"]) == ("False", "NoRealm")
+    assert told["message"] == (
+        "Realm prod is being deleted: its engine lets calls in progress end, then this Worker's pods stop"
+        if ending
+        else "Realm prod, which had namespace team, was deleted; make one with spec.namespace: team, or delete the Worker"
     )

@@ -15,7 +15,7 @@ import os, signal, threading
 from iii import InitOptions, register_worker
 worker = register_worker(os.environ["III_URL"], InitOptions())
 for name in os.environ["FUNCTIONS"].split():
-    worker.register_function(name, lambda data: {"echo": data.get("body", data), "from": os.environ["III_WORKER_NAME"]})
+    worker.register_function(name, lambda data: {"echo": data.get("body", data), "from": os.environ.get("III_WORKER_NAME")})
     worker.register_trigger({"type": "http", "function_id": name, "config": {"api_path": name.replace("::", "/"), "http_method": "POST"}})
 ended = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: ended.set())

@@ -34,6 +34,8 @@ class Peer:
     role: str = ""
     pod_uid: str = ""
     version: str = ""
+    key_id: str = ""
+    """Id of the key that signed the token."""
 
     def shares_with(self, other: "Peer") -> bool:
         """True unless they are two different workers with tokens: these share no route, trigger or trigger type."""

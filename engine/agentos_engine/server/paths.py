@@ -75,6 +75,10 @@ class Gate:
         self._verifier = verifier
         self._anonymous = anonymous
 
+    def accept(self, verifier: Verifier) -> None:
+        """From now on take the tokens that this one takes; who is connected stays."""
+        self._verifier = verifier
+
     def identify(self, target: Target, origin: str | None = None) -> Identity | None:
         """Return whose token a path carries; None for somebody who needs none. Raises AccessError.
 
@@ -115,7 +119,15 @@ class Gate:
             raise AccessError("the pod uid in the path is not one; connect to /w/TOKEN/POD-UID")
         if not target.pod_uid and identity.role == Role.WORKER:
             raise AccessError("the pod uid is missing in the path; connect to /w/TOKEN/POD-UID")
-        return Peer(identity.realm, identity.subject, identity.uid, str(identity.role), target.pod_uid, target.version)
+        return Peer(
+            identity.realm,
+            identity.subject,
+            identity.uid,
+            str(identity.role),
+            target.pod_uid,
+            target.version,
+            identity.key_id,
+        )
 
     def follow(self, peer: Peer | Identity, socket: Socket) -> None:
         """Cut a socket that is no connection of the bus when its worker may do nothing any more."""

@@ -123,6 +123,7 @@ def entry(connection: Connection) -> dict[str, object]:
         "uid": peer.uid,
         "pod_uid": peer.pod_uid,
         "role": peer.role,
+        "key_id": peer.key_id,
         "functions": [each[:LONGEST] for each in sorted(connection.registrations)],
         "waiting": [each[:LONGEST] for each in sorted(connection.waiting)[:MOST_WAITING]],
         "since": datetime.fromtimestamp(connection.since, UTC).isoformat(timespec="milliseconds"),

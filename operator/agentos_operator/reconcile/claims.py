@@ -29,7 +29,7 @@ async def reconcile(context: Context, namespace: str) -> None:
             dirty |= await _decide(context, namespace, realm)
             link = context.links.get(realm["metadata"]["name"])
             told = context.links.grants(realm["metadata"]["name"])
-            if link is not None and link.up and not await told.settled(TOLD_WITHIN):
+            if link is not None and link.up and link.enforces and not await told.settled(TOLD_WITHIN):
                 # No first pod starts before it has: they are looked at now, and once more then.
                 context.dirty[namespace] |= dirty
                 context.queue.add(Key(CLAIMS, namespace, ""), TOLD_WITHIN)
@@ -84,7 +84,9 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
         return True
 
     def registers(uid: str) -> set[str]:
-        return {f for each in link.of(uid) for f in each.waiting} if link is not None and link.up else set()
+        if link is None or not link.up:
+            return set()
+        return {f for each in link.of(uid) for f in (each.waiting if link.enforces else each.functions)}
 
     def handovers() -> dict[str, Handover]:
         found = {}

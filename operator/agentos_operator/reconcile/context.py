@@ -6,18 +6,20 @@ from dataclasses import dataclass, field
 
 from agentos_contracts.assign import Clash
 from agentos_contracts.quota import Excess
-from agentos_contracts.tokens import SigningKey
+from agentos_contracts.worker import ENGINE_NAME
 
 from ..api import Api
 from ..apply import Applier
 from ..autoscaler import Autoscaler
 from ..cache import Cache
 from ..drains import Drains
-from ..kinds import WORKER, Key, Object
+from ..key_ring import KeyRing
+from ..kinds import POD, WORKER, Key, Object
 from ..links import Links
 from ..plan.handover import Handover
+from ..plan.pods import is_gone
 from ..quotas import Quotas
-from ..settings import Settings
+from ..settings import NAME_LABEL, Settings
 from ..status import StatusWriter
 from ..work_queue import WorkQueue
 
@@ -35,7 +37,7 @@ class Context:
     api: Api
     cache: Cache
     queue: WorkQueue[Key]
-    signing_key: SigningKey
+    ring: KeyRing
     links: Links
     applier: Applier
     status: StatusWriter
@@ -54,6 +56,8 @@ class Context:
     """Namespace → Worker uid → name of the Worker that has taken over from it."""
     dirty: defaultdict[str, set[Key]] = field(default_factory=lambda: defaultdict(set))
     """Namespace → Workers to look at once its claims are decided."""
+    ended: dict[str, str] = field(default_factory=dict)
+    """Namespace → the Realm that it had and that is deleted, or being deleted."""
     starting: set[str] = field(default_factory=set)
     """Uids of Workers whose Deployment is being written: from outside they cannot be told from ones without."""
 
@@ -64,6 +68,15 @@ class Context:
         if worker is None or worker["metadata"].get("deletionTimestamp"):
             return True
         return uid in self.keeping.get(namespace, ())
+
+    def still_using(self, realm: str, ring: KeyRing) -> list[str]:
+        """Who in a realm needs the key before the newest; empty when there is none."""
+        return self.links.users(realm, ring.previous, ring.current) if ring.previous is not None else []
+
+    def engine_pods(self, namespace: str) -> list[Object]:
+        """The pods of a realm's engine that have not ended."""
+        pods = self.cache.all(POD, namespace)
+        return [pod for pod in pods if pod["metadata"]["labels"].get(NAME_LABEL) == ENGINE_NAME and not is_gone(pod)]
 
     def worker_changed(self, key: Key) -> None:
         """A Worker changed or went: its namespace's claims first, then itself."""

@@ -1,17 +1,23 @@
 """One pass over a Realm."""
 
+import base64
 import contextlib
+import re
 from datetime import UTC, datetime
 
+from agentos_contracts.external_engine import TOKEN_PLACE, external_engine
 from agentos_contracts.findings import errors
+from agentos_contracts.patterns import Pattern
 from agentos_contracts.reasons import ADDRESS_PENDING, RealmCondition
 from agentos_contracts.validation import validate_realm
 from agentos_contracts.worker import ENGINE_NAME
 
 from ..api import AlreadyExists, ApiError, KindMissing, NotFound
 from ..apply import NotOurs
+from ..external_link import pods_by_host
 from ..keys import new_api_key
 from ..kinds import (
+    CLAIM,
     GATEWAY,
     HTTP_ROUTE,
     INGRESS,
@@ -19,6 +25,7 @@ from ..kinds import (
     PERSISTENT_VOLUME_CLAIM,
     POD,
     REALM,
+    SECRET,
     STATEFULSET,
     WORKER,
     Key,
@@ -27,13 +34,16 @@ from ..kinds import (
 )
 from ..metrics import OBJECTS_WRITTEN
 from ..plan import realm as planner
+from ..plan.claims import holders
 from ..plan.conditions import condition_of, is_true
 from ..plan.objects.exposure import exposure
-from ..settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL, Settings
+from ..settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL, WORKER_LABEL, Settings
 from ..status import refused
 from .context import REFUSED_RETRY, Context
 
 TERMINATING_RETRY = 5.0
+TOKEN_FORM = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
+"""Of a token that somebody else's engine wants: what needs no escaping in an address, nor in a pod's variable."""
 UNREADY_RETRY = 30.0
 
 
@@ -42,8 +52,19 @@ async def reconcile(context: Context, key: Key) -> None:
     realm = context.cache.get(REALM, "", key.name)
     if realm is None or realm["metadata"].get("deletionTimestamp"):
         await _gone(context, key.name)
+        if realm is not None:
+            namespace = realm["spec"]["namespace"]
+            if context.cache.realm_of(namespace) is realm:
+                context.ended[namespace] = key.name
+            left = [pod for pod in context.cache.all(POD, namespace) if WORKER_LABEL in pod["metadata"]["labels"]]
+            status = planner.deleting(realm, context.engine_pods(namespace), left, datetime.now(UTC))
+            await context.status.write(key, REALM, realm, status)
+        for namespace in [each for each, name in context.ended.items() if name == key.name]:
+            context.workers_changed(namespace)
         return
-    snapshot = await _observe(context, realm)
+    context.ended.pop(realm["spec"]["namespace"], None)
+    token, token_missing = await _token(context, realm)
+    snapshot = await _observe(context, realm, token_missing)
     plan = planner.plan(snapshot)
     status = plan.status
     try:
@@ -58,8 +79,8 @@ async def reconcile(context: Context, key: Key) -> None:
                 OBJECTS_WRITTEN.labels(child["kind"]).inc()
         for absent in plan.absent:
             await context.applier.remove(absent, realm["metadata"]["uid"])
-        if plan.children:
-            await context.links.keep(realm)
+        if plan.link:
+            await _link(context, realm, token)
     except NotOurs as error:
         status = refused(realm, status, "EngineAvailable", str(error))
         context.queue.add(key, REFUSED_RETRY)
@@ -83,7 +104,54 @@ async def reconcile(context: Context, key: Key) -> None:
         context.queue.add(key, snapshot.grace - snapshot.down_for + 0.1)
 
 
-async def _observe(context: Context, realm: Object) -> planner.RealmInput:
+async def _token(context: Context, realm: Object) -> tuple[str, str]:
+    """The token of an external engine, and why there is none although it wants one. Only ever of the realm's namespace."""
+    reference = (external_engine(realm) or {}).get("tokenSecretRef")
+    if not reference:
+        return "", ""
+    namespace, name, key = realm["spec"]["namespace"], reference["name"], reference.get("key", "token")
+    try:
+        secret = await context.api.get(SECRET, namespace, name)
+    except NotFound:
+        return "", f"Secret {name} is not there in namespace {namespace}; make it, with the engine's token as {key}"
+    try:
+        token = base64.b64decode(secret.get("data", {}).get(key, "")).decode("ascii").strip()
+    except ValueError:
+        token = ""
+    if not TOKEN_FORM.fullmatch(token):
+        return (
+            "",
+            f"Secret {name} in namespace {namespace} has no token as {key}: letters, digits and -._~+/= in one line",
+        )
+    return token, ""
+
+
+async def _link(context: Context, realm: Object, token: str) -> None:
+    external = external_engine(realm)
+    if external is None:
+        await context.links.keep(realm, context.ring)
+        return
+    namespace = realm["spec"]["namespace"]
+    url = external["url"].replace(TOKEN_PLACE, token)
+    await context.links.keep_external(realm, url, lambda: pods_by_host(context.cache.all(POD, namespace)))
+
+
+def _clashes(context: Context, realm: Object) -> dict[tuple[str, str], frozenset[str]]:
+    """Strangers on an external engine that serve what a Worker of the realm holds."""
+    link = context.links.get(realm["metadata"]["name"])
+    found: dict[tuple[str, str], frozenset[str]] = {}
+    if link is None or not link.strangers:
+        return found
+    held = [holder for claim in context.cache.all(CLAIM, realm["spec"]["namespace"]) for holder in holders(claim)]
+    for stranger, functions in link.strangers.items():
+        for holder in held:
+            pattern = Pattern(holder.pattern)
+            if both := {each for each in functions if pattern.matches(each)}:
+                found[holder.worker, stranger] = found.get((holder.worker, stranger), frozenset()) | both
+    return found
+
+
+async def _observe(context: Context, realm: Object, token_missing: str) -> planner.RealmInput:
     cache, name, namespace_name = context.cache, realm["metadata"]["name"], realm["spec"]["namespace"]
     uid = realm["metadata"]["uid"]
     findings = [*validate_realm(realm), *planner.own_namespace(realm, context.settings.namespace)]
@@ -103,11 +171,7 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
         namespace=namespace,
         rival=_rival(context, realm),
         statefulset=statefulset,
-        pods=[
-            p
-            for p in cache.all(POD, namespace_name)
-            if p["metadata"]["labels"].get("app.kubernetes.io/name") == ENGINE_NAME
-        ],
+        pods=context.engine_pods(namespace_name),
         unbound_volume=await _unbound_volume(context, namespace_name) if there and stored and not engine_ready else "",
         linked=link is not None and link.up,
         down_for=context.links.down_for(name),
@@ -115,7 +179,7 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
         connections=link.connected if link is not None else 0,
         workers=cache.all(WORKER, namespace_name),
         image=context.settings.image,
-        verify_keys=context.signing_key.verify_key,
+        verify_keys=",".join(context.ring.verify_keys),
         engine_environment=context.settings.engine_environment,
         allotment=context.quotas.allotment(namespace_name, realm),
         operator_peers=_operator_peers(context.settings),
@@ -125,6 +189,10 @@ async def _observe(context: Context, realm: Object) -> planner.RealmInput:
         gateway_api=gateway_api,
         grace=context.settings.engine_grace,
         makes_namespaces=not context.settings.watch_namespaces,
+        token_missing=token_missing,
+        rotating_until=context.ring.until if context.ring.previous is not None else None,
+        old_key_users=context.still_using(name, context.ring),
+        clashes=_clashes(context, realm),
     )
 
 
@@ -222,6 +290,7 @@ async def _gone(context: Context, name: str) -> None:
         owners = [ref["name"] for ref in metadata.get("ownerReferences", ()) if ref["kind"] == REALM.kind]
         if metadata["labels"].get(REALM_LABEL) != name or owners != [name]:
             continue
+        context.ended[metadata["namespace"]] = name
         if not metadata.get("deletionTimestamp"):
             # The garbage collector would do it as well, but learns of new kinds only every 30 s.
             await context.api.delete(STATEFULSET, metadata["namespace"], metadata["name"], metadata["uid"])

@@ -10,12 +10,13 @@ from typing import Any
 from agentos_contracts.assign import patterns_of, unclaimable
 from agentos_contracts.dependencies import Dependency, declared, trouble
 from agentos_contracts.effective import Effective, effective
+from agentos_contracts.external_engine import external_engine
 from agentos_contracts.findings import Finding, errors
 from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest, read_manifest, validate_manifest
 from agentos_contracts.patterns import Pattern, claim_name
 from agentos_contracts.quota import Allotment
 from agentos_contracts.reasons import WorkerCondition
-from agentos_contracts.tokens import Identity, Role, issue
+from agentos_contracts.tokens import Identity, Role
 from agentos_contracts.validation import image_findings, validate_worker, worker_defaults_findings
 from agentos_contracts.worker import WorkerSpec
 from agentos_contracts.worker_defaults import WorkerDefaults
@@ -29,9 +30,10 @@ from ..metrics import GATE_SECONDS, OBJECTS_SECONDS, OBJECTS_WRITTEN
 from ..plan import worker as planner
 from ..plan.claims import holders
 from ..plan.conditions import condition_of, is_true
+from ..plan.objects.worker import token_hash
 from ..plan.realm import own_namespace
 from ..quotas import quota_of
-from ..settings import REGISTERED_GATE
+from ..settings import REGISTERED_GATE, TOKEN_HASH_ANNOTATION, WORKER_LABEL
 from ..status import refused
 from .context import CLAIMS, REFUSED_RETRY, Context, worker_key
 
@@ -170,8 +172,11 @@ class WorkerReconciler:
         context, uid = self._context, worker["metadata"]["uid"]
         manifest, findings, missing = await self._manifest(key, worker)
         realm = context.cache.realm_of(key.namespace)
-        if realm is not None and own_namespace(realm, context.settings.namespace):
+        if realm is not None and (
+            own_namespace(realm, context.settings.namespace) or realm["metadata"].get("deletionTimestamp")
+        ):
             realm = None
+        ended = context.ended.get(key.namespace, "") if realm is None else ""
         realm_name = realm["metadata"]["name"] if realm else ""
         defaults = (realm or {"spec": {}})["spec"].get("workerDefaults") or {}
         findings += [
@@ -195,10 +200,14 @@ class WorkerReconciler:
             wanted=wanted,
             held=frozenset(h.pattern for claim in claims if claim for h in holders(claim) if h.uid == uid),
             clashes=context.waiting.get(key.namespace, {}).get(uid, ()),
-            granted=link is None or not link.up or context.links.grants(realm_name).is_acknowledged(uid),
+            granted=link is None
+            or not (link.up and link.enforces)
+            or context.links.grants(realm_name).is_acknowledged(uid),
             handover=context.handovers.get(key.namespace, {}).get(uid),
             replaced_by=context.replaced.get(key.namespace, {}).get(uid, ""),
-            released=link is not None and link.up and context.links.grants(realm_name).is_acknowledged(uid),
+            released=link is not None
+            and link.up
+            and (not link.enforces or context.links.grants(realm_name).is_acknowledged(uid)),
             ungranted=self._ungranted(key.namespace, uid, connections, _no_room(realm, allotment)),
             providers=self._providers(key.namespace) if known and known.dependencies else (),
             built_in=BUILT_IN_WORKERS,
@@ -212,9 +221,11 @@ class WorkerReconciler:
             else {},
             recommended=context.autoscaler.recommended(uid),
             draining=context.drains.in_progress(uid),
-            token=self._token(realm_name, key, worker) if realm else "",
+            token=self._token(realm_name, key, worker, deployment) if realm and not external_engine(realm) else "",
             grace=context.settings.engine_grace,
             over_quota=allotment.over.get(uid, ()),
+            ended_realm=ended,
+            engine_ending=bool(ended and context.engine_pods(key.namespace)),
         )
 
     def _ungranted(self, namespace: str, uid: str, connections: Sequence[Connection], no_room: str) -> dict[str, str]:
@@ -237,9 +248,14 @@ class WorkerReconciler:
         uids = (worker["metadata"]["uid"] for worker in self._context.cache.all(WORKER, namespace))
         return [self._facts[uid] for uid in uids if uid in self._facts]
 
-    def _token(self, realm: str, key: Key, worker: Object) -> str:
+    def _token(self, realm: str, key: Key, worker: Object, deployment: Object | None) -> str:
+        """The worker's token, by the newest key that the realm's engine accepts; one that its pods have stays."""
+        ring = self._context.ring
         identity = Identity(realm, f"{key.namespace}/{key.name}", worker["metadata"]["uid"], Role.WORKER)
-        return issue(self._context.signing_key, identity, issued_at(worker))
+        newest, *older = ring.tokens(identity, issued_at(worker))
+        template = (deployment or {}).get("spec", {}).get("template", {}).get("metadata", {})
+        has_newest = template.get("annotations", {}).get(TOKEN_HASH_ANNOTATION) == token_hash(newest)
+        return newest if not older or has_newest or self._context.links.accepts(realm, ring.current) else older[0]
 
     def _engine(self, realm: Object) -> planner.EngineView:
         name = realm["metadata"]["name"]
@@ -249,6 +265,7 @@ class WorkerReconciler:
             linked=link is not None and link.up,
             up_for=self._context.links.up_for(name),
             down_for=self._context.links.down_for(name),
+            external=external_engine(realm),
         )
 
     async def _manifest(self, key: Key, worker: Object) -> tuple[dict | None, list[Finding], str]:
@@ -311,12 +328,12 @@ def _no_room(realm: Object | None, allotment: Allotment) -> str:
 
 
 def _predecessors(deployment: Object, uid: str | None) -> bool:
-    """Whether a Deployment was made for a Worker of the same name that is gone."""
+    """Whether a Deployment was made for a Worker of the same name that is gone, or was left without an owner by one."""
     metadata = deployment["metadata"]
-    owners = [
-        ref for ref in metadata.get("ownerReferences", ()) if ref["kind"] == WORKER.kind and ref.get("controller")
-    ]
-    return any(ref["uid"] != uid and ref["name"] == metadata["name"] for ref in owners)
+    owners = [ref for ref in metadata.get("ownerReferences", ()) if ref.get("controller")]
+    if not owners:
+        return metadata.get("labels", {}).get(WORKER_LABEL) == metadata["name"]
+    return any(ref["kind"] == WORKER.kind and ref["uid"] != uid and ref["name"] == metadata["name"] for ref in owners)
 
 
 def _fact(

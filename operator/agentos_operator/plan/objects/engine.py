@@ -1,5 +1,6 @@
 """A Realm's engine: account, Service, StatefulSet."""
 
+import base64
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from .metadata import (
     seal,
 )
 
+VERIFY_KEYS_SECRET, VERIFY_KEYS_FIELD = "agentos-verify-keys", "keys"
 API_KEY_MOUNT = "/etc/agentos/api-key"
 ENGINE_UID = 65532
 """The image's user; an engine's volume is made writable for its group."""
@@ -54,6 +56,13 @@ def engine_service(realm: Object) -> Object:
     )
 
 
+def verify_keys_secret(realm: Object, verify_keys: str) -> Object:
+    """The public keys whose tokens the engine accepts from its start on; a Secret only because it must not be changed."""
+    data = {VERIFY_KEYS_FIELD: base64.b64encode(verify_keys.encode()).decode()}
+    metadata = realm_metadata(realm) | {"name": VERIFY_KEYS_SECRET}
+    return seal({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data})
+
+
 def http_auth(realm: Object) -> dict[str, Any]:
     """What the engine is told of who is let in at its REST port: ``spec.http``, and where the key is if one is asked for."""
     http = realm["spec"].get("http") or {}
@@ -64,9 +73,7 @@ def http_auth(realm: Object) -> dict[str, Any]:
     return told
 
 
-def engine_statefulset(
-    realm: Object, image: str, verify_keys: str, environment: Mapping[str, str] = MappingProxyType({})
-) -> Object:
+def engine_statefulset(realm: Object, image: str, environment: Mapping[str, str] = MappingProxyType({})) -> Object:
     """The realm's engine: one pod, with a volume when ``spec.engine.storage`` asks for one.
 
     ``environment``: variables besides those that it needs.
@@ -92,7 +99,11 @@ def engine_statefulset(
         "env": [
             {"name": "AGENTOS_HOST", "value": "0.0.0.0"},  # noqa: S104 (a pod's own address)
             {"name": "AGENTOS_REALM", "value": realm["metadata"]["name"]},
-            {"name": "AGENTOS_VERIFY_KEYS", "value": verify_keys},
+            # From a Secret: a change of the keys is told to the engine that runs, and does not restart it.
+            {
+                "name": "AGENTOS_VERIFY_KEYS",
+                "valueFrom": {"secretKeyRef": {"name": VERIFY_KEYS_SECRET, "key": VERIFY_KEYS_FIELD}},
+            },
             {"name": "AGENTOS_DATA_DIR", "value": "/data"},
             {"name": "AGENTOS_CONSOLE_PORT", "value": str(CONSOLE_PORT)},
             # In a variable of a pod $(NAME) means another variable, and $$ a dollar.

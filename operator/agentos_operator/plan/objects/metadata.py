@@ -10,6 +10,7 @@ from agentos_contracts.worker import ENGINE_NAME
 from ...kinds import Object
 from ...settings import (
     APPLIED_HASH_ANNOTATION,
+    BUS_PORT,
     FIELD_MANAGER,
     MANAGED_BY_LABEL,
     REALM_LABEL,
@@ -29,6 +30,11 @@ TMP_VOLUME, TMP_MOUNT = {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}}, {"n
 def engine_host(namespace: str) -> str:
     """Name by which a realm's engine is reached from the whole cluster."""
     return f"{ENGINE_NAME}.{namespace}.svc"
+
+
+def engine_address(namespace: str, external: Mapping[str, Any] | None) -> str:
+    """Where a realm's engine is, for people; ``external``: the ``spec.engine`` of one that somebody else runs."""
+    return external["url"] if external else f"{engine_host(namespace)}:{BUS_PORT}"
 
 
 def owner_references(owner: Object) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A Worker's own objects beside its Deployment."""
 
 import base64
+import hashlib
 
 from agentos_contracts.reserved import TOKEN_SECRET_PREFIX
 
@@ -10,6 +11,11 @@ from .metadata import seal, worker_metadata
 
 def token_secret_name(worker: str) -> str:
     return f"{TOKEN_SECRET_PREFIX}{worker}"
+
+
+def token_hash(token: str) -> str:
+    """By which a pod template tells which token its pods have."""
+    return hashlib.sha256(token.encode()).hexdigest()[:16]
 
 
 def worker_service_account(worker: Object, realm: str) -> Object:

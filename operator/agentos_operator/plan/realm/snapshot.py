@@ -49,6 +49,14 @@ class RealmInput:
     """Whether the cluster serves HTTPRoutes."""
     makes_namespaces: bool = True
     """Whether the operator may make the namespace when it is not there."""
+    rotating_until: datetime | None = None
+    """When the signing key before is not accepted any more; None: there is none."""
+    old_key_users: Sequence[str] = ()
+    """Who still needs it."""
+    token_missing: str = ""
+    """Why there is no token for an external engine that wants one."""
+    clashes: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
+    """Worker and name of a stranger on an external engine → the functions that the one holds and both serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +70,6 @@ class RealmPlan:
     api_key: Object | None
     children: tuple[Object, ...]
     absent: tuple[Key, ...]
+    link: bool
+    """Whether the operator is to be linked to the engine."""
     status: dict[str, Any]

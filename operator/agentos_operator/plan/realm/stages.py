@@ -1,11 +1,12 @@
 """The stages of a decision on one Realm: one for each condition, in the order in which they have to become true."""
 
+from agentos_contracts.external_engine import external_engine
 from agentos_contracts.reasons import NOT_STARTED, RealmCondition
 from agentos_contracts.worker import ENGINE_NAME
 
 from ...kinds import HTTP_ROUTE, INGRESS, NETWORK_POLICY, Key, Object, key_of
 from ..conditions import Verdict
-from ..objects.engine import engine_service, engine_service_account, engine_statefulset, http_auth
+from ..objects.engine import engine_service, engine_service_account, engine_statefulset, http_auth, verify_keys_secret
 from ..objects.exposure import exposure, http_ingress, http_route
 from ..objects.network_policy import WORKERS_POLICY, engine_network_policy, workers_network_policy
 from ..objects.network_policy import wanted as wants_network_policy
@@ -23,21 +24,24 @@ def plan(i: RealmInput) -> RealmPlan:
     verdicts: dict[str, Verdict] = {RealmCondition.NAMESPACE_READY: namespace_ready(i)}
     mine = verdicts[RealmCondition.NAMESPACE_READY].ok
     children: tuple[Object, ...] = ()
-    if mine:
+    dedicated = external_engine(i.realm) is None
+    if mine and dedicated:
         # Before the engine, so that it is never reached by whom it should not.
         children = (
             *_network_policies(i),
             engine_service_account(i.realm),
             engine_service(i.realm),
             *_exposure(i),
-            engine_statefulset(i.realm, i.image, i.verify_keys, i.engine_environment),
+            verify_keys_secret(i.realm, i.verify_keys),
+            engine_statefulset(i.realm, i.image, i.engine_environment),
         )
     verdicts[RealmCondition.ENGINE_AVAILABLE] = engine_available(i) if mine else Verdict(False, NOT_STARTED)
     verdicts[RealmCondition.ENGINE_LINKED] = engine_linked(i)
     verdicts[RealmCondition.EXPOSED] = exposed(i) if mine else Verdict(False, NOT_STARTED)
     namespace = realm_namespace(i.realm) if mine and not namespace_is_right(i) else None
-    api_key = api_key_secret(i.realm) if mine and "apiKeysFile" in http_auth(i.realm) else None
-    return RealmPlan(namespace, api_key, children, _absent(i, children) if mine else (), status(i, verdicts))
+    api_key = api_key_secret(i.realm) if mine and dedicated and "apiKeysFile" in http_auth(i.realm) else None
+    absent = _absent(i, children) if mine and dedicated else ()
+    return RealmPlan(namespace, api_key, children, absent, mine and not i.token_missing, status(i, verdicts))
 
 
 def _network_policies(i: RealmInput) -> tuple[Object, ...]:

@@ -28,6 +28,8 @@ class EngineView:
     linked: bool
     up_for: float
     down_for: float
+    external: Mapping[str, Any] | None = None
+    """``spec.engine`` of the Realm when somebody else runs the engine: it does not keep to grants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,11 @@ class WorkerInput:
     grace: float
     over_quota: Sequence[Excess] = ()
     """Where it goes beyond the Realm's quota; empty: it fits."""
+
+    ended_realm: str = ""
+    """The Realm that the namespace had, if it is deleted or being deleted."""
+    engine_ending: bool = False
+    """Whether the engine of that Realm is still there, and lets calls in progress end."""
 
 
 @dataclass(frozen=True, slots=True)

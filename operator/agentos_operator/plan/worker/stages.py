@@ -1,7 +1,5 @@
 """The stages of a decision on one Worker: one for each condition, in the order in which they have to become true."""
 
-import hashlib
-
 from agentos_contracts.effective import Effective
 from agentos_contracts.reasons import HANDING_OVER, NOT_STARTED, SATISFIED, WorkerCondition
 
@@ -10,7 +8,7 @@ from ...settings import REGISTERED_GATE
 from ..conditions import Verdict, is_true, summarize
 from ..objects.deployment import worker_deployment
 from ..objects.disruption_budget import worker_disruption_budget
-from ..objects.worker import worker_service_account, worker_token_secret
+from ..objects.worker import token_hash, worker_service_account, worker_token_secret
 from ..pods import containers_ready_for, live
 from .available import available
 from .dependencies_ready import dependencies_ready
@@ -19,7 +17,7 @@ from .functions_claimed import functions_claimed, must_not_run
 from .manifest_valid import manifest_valid
 from .registered import gate, pod_answers, registered
 from .replicas import replicas, says
-from .snapshot import REGISTRATION_GRACE, WorkerInput, WorkerPlan
+from .snapshot import REGISTRATION_GRACE, EngineView, WorkerInput, WorkerPlan
 from .status import status
 from .within_quota import within_quota
 
@@ -51,8 +49,9 @@ def plan(i: WorkerInput) -> WorkerPlan:
         )
     children: tuple[Object, ...] = ()
     if may_start and i.effective is not None and i.engine is not None:
-        children = _children(i, i.effective, i.engine.realm)
-    stop = started and (not in_realm or must_not_run(i))
+        children = _children(i, i.effective, i.engine)
+    # The pods outlast the engine of a deleted Realm: while it ends they answer the calls in progress.
+    stop = started and ((not in_realm and not i.engine_ending) or must_not_run(i))
     runs = (started and not stop) or bool(children)
     verdicts[WorkerCondition.AVAILABLE] = available(i) if runs else Verdict(False, NOT_STARTED)
     verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)
@@ -66,17 +65,18 @@ def plan(i: WorkerInput) -> WorkerPlan:
     )
 
 
-def _children(i: WorkerInput, effective: Effective, realm: str) -> tuple[Object, ...]:
+def _children(i: WorkerInput, effective: Effective, engine: EngineView) -> tuple[Object, ...]:
+    realm = engine.realm
     accounts = () if i.worker["spec"].get("serviceAccountName") else (worker_service_account(i.worker, realm),)
     number = replicas(i)
     budgets = (worker_disruption_budget(i.worker, realm),) if number.at_least > 1 else ()
-    token_hash = hashlib.sha256(i.token.encode()).hexdigest()[:16]
-    return (
-        worker_token_secret(i.worker, realm, i.token),
-        *accounts,
-        *budgets,
-        worker_deployment(i.worker, realm, effective, token_hash, number.wanted, says(i.worker["spec"])),
+    digest = token_hash(i.token) if i.token else ""
+    # Somebody else's engine gets no token of the operator's.
+    tokens = (worker_token_secret(i.worker, realm, i.token),) if i.token else ()
+    deployment = worker_deployment(
+        i.worker, realm, effective, digest, number.wanted, says(i.worker["spec"]), engine.external
     )
+    return (*tokens, *accounts, *budgets, deployment)
 
 
 def _look_again_after(i: WorkerInput, ready: bool) -> float | None:

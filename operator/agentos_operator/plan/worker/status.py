@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agentos_contracts.reasons import WorkerCondition
+
 from ...kinds import DEPLOYMENT, Object
-from ...settings import BUS_PORT, WORKER_UID_LABEL
+from ...settings import WORKER_UID_LABEL
 from ..conditions import Verdict, build_conditions
-from ..objects.metadata import applied_hash, engine_host
+from ..objects.metadata import applied_hash, engine_address
 from ..pods import live, trouble
+from .enforced import enforced
 from .registered import gate
 from .replicas import replicas
 from .snapshot import WorkerInput
@@ -46,6 +49,7 @@ def status(
             before=before.get("conditions", ()),
             generation=metadata["generation"],
             now=i.now,
+            beside={WorkerCondition.ENFORCED: told} if (told := enforced(i)) else {},
         ),
         "replicas": deployment.get("replicas", 0),
         "readyReplicas": deployment.get("readyReplicas", 0),
@@ -53,7 +57,7 @@ def status(
         "functions": functions[:FUNCTIONS_SHOWN],
         "functionCount": len(functions),
         "selector": f"{WORKER_UID_LABEL}={metadata['uid']}",
-        "engine": f"{engine_host(metadata['namespace'])}:{BUS_PORT}" if i.engine is not None else "",
+        "engine": engine_address(metadata["namespace"], i.engine.external) if i.engine is not None else "",
         "version": (i.effective.version if i.effective is not None else None) or "",
     }
 
