@@ -299,7 +299,7 @@ REALM_INVALID = Reason(
 EXTERNAL_ENGINE = Reason(
     "ExternalEngine",
     "Somebody else runs the engine: nothing is made for it, and EngineLinked says whether it answers.",
-    outlook=Outlook.RESTING,
+    outlook=Outlook.GOOD,
 )
 TOKEN_MISSING = Reason(
     "TokenMissing",
@@ -310,7 +310,7 @@ TOKEN_MISSING = Reason(
 # Realm: being deleted
 DELETING = Reason("Deleting", "The Realm is being deleted; the message says what is still there.", "Wait.")
 # Realm: TokensCurrent
-TOKENS_CURRENT = Reason("TokensCurrent", "All are connected by tokens of the newest signing key.")
+TOKENS_CURRENT = Reason("TokensCurrent", "All are connected by tokens of the newest signing key.", outlook=Outlook.GOOD)
 KEY_ROTATION = Reason(
     "KeyRotation",
     "A new signing key is on its way in; until nobody uses the one before, both are good.",
@@ -318,7 +318,9 @@ KEY_ROTATION = Reason(
 )
 # both: Enforced
 ENGINE_ENFORCES = Reason(
-    "EngineEnforces", "The engine lets each worker register and call what the operator grants it, and nothing else."
+    "EngineEnforces",
+    "The engine lets each worker register and call what the operator grants it, and nothing else.",
+    outlook=Outlook.GOOD,
 )
 ENGINE_NOT_OURS = Reason(
     "EngineNotOurs",
