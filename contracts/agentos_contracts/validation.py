@@ -23,6 +23,7 @@ from agentos_contracts.realm import JWT_REQUIRED, MAX_HTTP_ROUTES, RealmSpec
 from agentos_contracts.resource import API_VERSION, GROUP
 from agentos_contracts.scaling import scaling_findings
 from agentos_contracts.worker import (
+    ACCOUNT_OF_ENGINE,
     BAD_SCOPE,
     BELONGS_TO_ENGINE,
     ENGINE_NAME,
@@ -95,6 +96,8 @@ def validate_worker(resource: object) -> list[Finding]:
         found.append(error("spec.replaces", "Itself", REPLACES_ITSELF))
     if isinstance(metadata, dict) and metadata.get("name") == ENGINE_NAME:
         found.append(error("metadata.name", "Reserved", NAME_OF_ENGINE))
+    if spec.get("serviceAccountName") == ENGINE_NAME:
+        found.append(error("spec.serviceAccountName", "Reserved", ACCOUNT_OF_ENGINE))
     name = manifest.get("name") if isinstance(manifest, dict) else None
     found += dependency_findings(spec.get("dependencies"), "spec.dependencies", name)
     if isinstance(manifest, dict):

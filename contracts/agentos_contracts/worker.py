@@ -64,6 +64,7 @@ _NOT_RESERVED_RULE = rule(
 _OWNED_ENV_LIST = ", ".join(cel_text(name) for name in sorted(OWNED_ENV))
 
 NAME_OF_ENGINE = f"{ENGINE_NAME} is the name of the realm's engine; choose another"
+ACCOUNT_OF_ENGINE = f"{ENGINE_NAME} is the account of the realm's engine; choose another, or leave the field out"
 
 OwnedPattern = Annotated[
     str,
@@ -329,6 +330,10 @@ class WorkerSpec(Model):
 MAX_NAME_LENGTH = 63
 NAME_TOO_LONG = f"has more than {MAX_NAME_LENGTH} characters, too many for the labels that carry it; use a shorter name"
 ENGINE_NAME_RULE = rule(f"self.metadata.name != {cel_text(ENGINE_NAME)}", f"metadata.name: {NAME_OF_ENGINE}")
+ENGINE_ACCOUNT_RULE = rule(
+    f"!has(self.spec) || !has(self.spec.serviceAccountName) || self.spec.serviceAccountName != {cel_text(ENGINE_NAME)}",
+    f"spec.serviceAccountName: {ACCOUNT_OF_ENGINE}",
+)
 REPLACES_ITSELF = "names this Worker itself; name the one that it takes over from"
 REPLACES_RULE = rule(
     "!has(self.spec) || !has(self.spec.replaces) || self.spec.replaces != self.metadata.name",

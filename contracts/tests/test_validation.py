@@ -196,6 +196,11 @@ def test_exactly_one_of_manifest_and_manifest_from_is_set(changes):
             "spec.serviceAccountName: 'SA' is not an object name: lower-case letters, digits, '-' and '.', such as "
             "my-config",
         ),
+        (
+            {"serviceAccountName": "agentos-engine"},
+            "spec.serviceAccountName: agentos-engine is the account of the realm's engine; choose another, or leave the "
+            "field out",
+        ),
         ({"imagePullSecrets": ["s"]}, "spec.imagePullSecrets[0]: must be a map, got the text 's'"),
     ],
 )

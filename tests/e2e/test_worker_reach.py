@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 from tests import demo
 from tests.cluster import Cluster
 from tests.e2e.support import (
+    IMAGE,
     NAMESPACE,
     SILENT,
     apply,
@@ -123,26 +124,154 @@ def test_the_name_of_a_neighbours_object_names_nothing_here(neighbour: Cluster, 
     assert CANARY not in cluster.kubectl("get", "workers,pods,events", "-n", NAMESPACE, "-o", "json").stdout
 
 
+def template(**spec: Any) -> dict[str, Any]:
+    """The field spec.template with this in the pod's spec."""
+    return {"template": {"spec": spec}}
+
+
+def volume(**source: Any) -> dict[str, Any]:
+    """The field spec.template with a volume that the worker's container mounts."""
+    mount = {"name": "worker", "volumeMounts": [{"name": "taken", "mountPath": "/taken"}]}
+    return template(volumes=[{"name": "taken"} | source], containers=[mount])
+
+
+def beside(**container: Any) -> dict[str, Any]:
+    """The field spec.template with another container."""
+    return template(containers=[{"name": "beside", "image": IMAGE, "command": SILENT} | container])
+
+
+def before(**container: Any) -> dict[str, Any]:
+    """The field spec.template with a container that runs first."""
+    return template(initContainers=[{"name": "before", "image": IMAGE, "command": ["true"]} | container])
+
+
+def labelled(**values: str | None) -> dict[str, Any]:
+    return {"template": {"metadata": {"labels": values}}}
+
+
+TOKEN, KEY = "holds a Worker's identity on the bus", "holds the key of the realm's REST port"
+DATA, OPERATORS = "is the volume on which the realm's engine keeps the data", "is set by the operator on every worker"
+LABEL = "is the operator's, which finds the pods by it"
+OTHERS_TOKEN = {"secretKeyRef": {"name": "agentos-token-other", "key": "token"}}
+OTHERS_VOLUME = {"kind": "PersistentVolumeClaim", "name": "theirs", "namespace": NEIGHBOUR}
 RESERVED = {
-    "another Worker's token": {"env": variable(secretKeyRef={"name": "agentos-token-other", "key": "token"})},
-    "its own token, under a name of its own": {
-        "env": variable(secretKeyRef={"name": "agentos-token-thief", "key": "token"})
-    },
-    "all of another's token": {"envFrom": [{"secretRef": {"name": "agentos-token-other"}}]},
-    "the realm's API key": {"env": variable(secretKeyRef={"name": "agentos-api-key", "key": "key"})},
-    "all of the realm's API key": {"envFrom": [{"secretRef": {"name": "agentos-api-key"}}]},
-    "another engine": {"env": [{"name": "III_URL", "value": f"ws://agentos-engine.{NEIGHBOUR}.svc:49134"}]},
-    "another identity": {"env": [{"name": "AGENTOS_TOKEN", "value": "other"}]},
-    "another pod": {"env": [{"name": "POD_UID", "value": "other"}]},
-    "the engine's functions": {"owns": ["engine::*"]},
+    "another Worker's token": ({"env": variable(**OTHERS_TOKEN)}, TOKEN),
+    "its own token, under a name of its own": (
+        {"env": variable(secretKeyRef={"name": "agentos-token-thief", "key": "token"})}, TOKEN,
+    ),
+    "the realm's API key": ({"env": variable(secretKeyRef={"name": "agentos-api-key", "key": "key"})}, KEY),
+    "another engine": ({"env": [{"name": "III_URL", "value": f"ws://agentos-engine.{NEIGHBOUR}.svc:49134"}]}, OPERATORS),
+    "another identity": ({"env": [{"name": "AGENTOS_TOKEN", "value": "other"}]}, OPERATORS),
+    "another pod": ({"env": [{"name": "POD_UID", "value": "other"}]}, OPERATORS),
+    "a token to pull with": ({"imagePullSecrets": [{"name": "agentos-token-other"}]}, TOKEN),
+    "a volume of a token": (volume(secret={"secretName": "agentos-token-other"}), TOKEN),
+    "a projected volume of a token": (
+        volume(projected={"sources": [{"secret": {"name": "agentos-token-other"}}]}), TOKEN,
+    ),
+    "a projected volume of the API key": (
+        volume(projected={"sources": [{"configMap": {"name": "x"}}, {"secret": {"name": "agentos-api-key"}}]}), KEY,
+    ),
+    "a driver's volume with a token": (
+        volume(csi={"driver": "d.example.org", "nodePublishSecretRef": {"name": "agentos-token-other"}}), TOKEN,
+    ),
+    "a sidecar with a token": (beside(env=variable(**OTHERS_TOKEN)), TOKEN),
+    "a sidecar with all of a token": (beside(envFrom=[{"secretRef": {"name": "agentos-token-other"}}]), TOKEN),
+    "an init container with all of the API key": (before(envFrom=[{"secretRef": {"name": "agentos-api-key"}}]), KEY),
+    "a token to pull a sidecar with": (template(imagePullSecrets=[{"name": "agentos-token-other"}]), TOKEN),
+    "the engine's volume": (volume(persistentVolumeClaim={"claimName": "data-agentos-engine-0"}), DATA),
+    "a copy of the engine's volume": (
+        volume(ephemeral={"volumeClaimTemplate": {"spec": {
+            "dataSource": {"kind": "PersistentVolumeClaim", "name": "data-agentos-engine-0"},
+        }}}),
+        DATA,
+    ),
+    "a copy of another namespace's volume": (
+        volume(ephemeral={"volumeClaimTemplate": {"spec": {"dataSourceRef": OTHERS_VOLUME}}}),
+        "is another namespace's, out of a Worker's reach",
+    ),
+    "an account by the template": (template(serviceAccountName="agentos-engine"), "has a field of its own"),
+    "an account by the template's old field": (template(serviceAccount="agentos-engine"), "has a field of its own"),
+    "another identity by the template": (
+        template(containers=[{"name": "worker", "env": [{"name": "AGENTOS_TOKEN", "value": "other"}]}]), OPERATORS,
+    ),
+    "a container in its place": (
+        template(containers=[{"$patch": "replace"}, {"name": "mine", "image": IMAGE}]), "the container worker",
+    ),
+    "the engine's label": (labelled(**{"app.kubernetes.io/name": "agentos-engine"}), LABEL),
+    "another Worker's label": (labelled(**{"agentos.dev/worker": "other"}), LABEL),
+    "another Worker's uid": (labelled(**{"agentos.dev/worker-uid": "other"}), LABEL),
+    "another realm's label": (labelled(**{"agentos.dev/realm": NEIGHBOUR}), LABEL),
+    "no label of the operator's": (labelled(**{"$patch": "replace"}), "its labels"),
+}  # fmt: skip
+"""What a Worker's author, and a Realm's for its Workers, may not write, and a part of what he is told."""
+
+RESERVED_OF_WORKERS = {
+    "all of another's token": ({"envFrom": [{"secretRef": {"name": "agentos-token-other"}}]}, TOKEN),
+    "all of the realm's API key": ({"envFrom": [{"secretRef": {"name": "agentos-api-key"}}]}, KEY),
+    "the engine's account": ({"serviceAccountName": "agentos-engine"}, "is the account of the realm's engine"),
+    "the engine's functions": ({"owns": ["engine::*"]}, "belongs to the engine"),
 }
+"""The like in fields that only Workers have."""
 
 
-@pytest.mark.parametrize("changes", RESERVED.values(), ids=RESERVED.keys())
-def test_what_is_the_operators_and_the_engines_cannot_be_taken(cluster: Cluster, changes: dict[str, Any]) -> None:
-    refused = apply(cluster, worker("thief", **{"owns": ["thief::*"]} | changes), check=False)
-    assert refused.returncode != 0
+def test_what_is_the_operators_and_the_engines_cannot_be_taken(cluster: Cluster) -> None:
+    told = {}
+    for way, (changes, words) in (RESERVED | RESERVED_OF_WORKERS).items():
+        refused = apply(cluster, worker("thief", **{"owns": ["thief::*"]} | changes), check=False)
+        if refused.returncode == 0 or words not in refused.stderr:
+            told[way] = refused.stdout + refused.stderr
+    assert not told
     assert not get(cluster, "worker", "thief")
+
+
+def test_nor_by_what_a_realm_gives_all_its_workers(cluster: Cluster) -> None:
+    told = {}
+    for way, (changes, words) in RESERVED.items():
+        text = json.dumps(realm("thieves", workerDefaults=changes))
+        refused = cluster.kubectl("apply", "--dry-run=server", "-f", "-", input=text, check=False)
+        if refused.returncode == 0 or words not in refused.stderr:
+            told[way] = refused.stdout + refused.stderr
+    assert not told
+
+
+MOUNTED = {
+    "a volume of a Secret": (volume(secret={"secretName": THEIRS}), f'secret "{THEIRS}" not found'),
+    "a volume of a ConfigMap": (volume(configMap={"name": THEIRS}), f'configmap "{THEIRS}" not found'),
+    "a projected Secret": (
+        volume(projected={"sources": [{"secret": {"name": THEIRS}}]}), f'secret "{THEIRS}" not found',
+    ),
+    "a projected ConfigMap": (
+        volume(projected={"sources": [{"configMap": {"name": THEIRS}}]}), f'configmap "{THEIRS}" not found',
+    ),
+    "a projected Secret with a path in its name": (
+        volume(projected={"sources": [{"secret": {"name": f"../{NEIGHBOUR}/{THEIRS}"}}]}), "invalid resource name",
+    ),
+    "a volume claim": (
+        volume(persistentVolumeClaim={"claimName": THEIRS}), f'persistentvolumeclaim "{THEIRS}" not found',
+    ),
+    "a sidecar's Secret": (beside(env=variable(secretKeyRef={"name": THEIRS, "key": "value"})), f'secret "{THEIRS}" not found'),
+    "an init container's Secret": (before(envFrom=[{"secretRef": {"name": THEIRS}}]), f'secret "{THEIRS}" not found'),
+}  # fmt: skip
+"""Ways by which a template names an object, and what Kubernetes says of one that is not there."""
+
+
+def test_a_templates_names_are_those_of_the_workers_own_namespace(neighbour: Cluster, cluster: Cluster) -> None:
+    names = {way: f"mounts-{number}" for number, way in enumerate(MOUNTED)}
+    apply(
+        cluster,
+        *(worker(name, owns=[f"{name}::*"], command=SILENT, **MOUNTED[way][0]) for way, name in names.items()),
+    )
+
+    for way, name in names.items():
+
+        def told(name: str = name, words: str = MOUNTED[way][1]) -> bool:
+            about = [e for e in listed(cluster, "events") if e["involvedObject"]["name"].startswith(f"{name}-")]
+            return any(words in event.get("message", "") for event in about)
+
+        until(f"{name} is told that there is no such thing for {way}", told, 90)
+    assert CANARY not in cluster.kubectl("get", "workers,pods,events", "-n", NAMESPACE, "-o", "json").stdout
+    phases = {pod["metadata"]["name"]: pod["status"]["phase"] for pod in listed(cluster, "pods", "agentos.dev/worker")}
+    assert set(phases.values()) == {"Pending"}, phases
 
 
 def test_a_worker_cannot_have_the_engines_name_or_take_over_what_is_not_its_own(cluster: Cluster) -> None:
