@@ -5,7 +5,7 @@ from agentos_contracts.claim import FunctionClaim
 from agentos_contracts.findings import Finding, errors, warnings
 from agentos_contracts.validation import validate, validate_realm, validate_worker
 from agentos_contracts.worker import WorkerSpec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -540,6 +540,7 @@ MANIFESTS = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(JSON | st.dictionaries(st.sampled_from(["apiVersion", "kind", "metadata", "spec", "status"]) | st.text(), JSON))
 def test_any_value_gives_a_list_of_findings(value):
     for check in (validate, validate_worker, validate_realm):
@@ -548,6 +549,7 @@ def test_any_value_gives_a_list_of_findings(value):
         assert all(isinstance(finding, Finding) and str(finding) and finding.message for finding in found)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(FIELDS, JSON), MANIFESTS | JSON)
 def test_any_spec_gives_a_list_of_findings_and_stays_as_it_is(spec, manifest):
     for resource in (worker() | {"spec": spec | {"manifest": manifest}}, realm(**spec)):
