@@ -124,7 +124,7 @@ def operator_works_on(cluster: Cluster, name: str) -> None:
 OWNED = {
     "a label of the operator's": (
         {"metadata": {"labels": {"app.kubernetes.io/name": "agentos-engine"}}},
-        "spec.template.metadata.labels[app.kubernetes.io/name]: is the operator's, which finds the pods by it; remove it",
+        "spec.template.metadata.labels: Invalid value: a name that is the operator's, which finds the pods by it; remove it",
     ),
     "a variable of the operator's": (
         {"spec": {"containers": [{"name": "worker", "env": [{"name": "III_URL", "value": "ws://x"}]}]}},

@@ -244,7 +244,7 @@ MOUNTED = {
         volume(projected={"sources": [{"configMap": {"name": THEIRS}}]}), f'configmap "{THEIRS}" not found',
     ),
     "a projected Secret with a path in its name": (
-        volume(projected={"sources": [{"secret": {"name": f"../{NEIGHBOUR}/{THEIRS}"}}]}), "invalid resource name",
+        volume(projected={"sources": [{"secret": {"name": f"../{NEIGHBOUR}/{THEIRS}"}}]}), "failed to sync secret cache",
     ),
     "a volume claim": (
         volume(persistentVolumeClaim={"claimName": THEIRS}), f'persistentvolumeclaim "{THEIRS}" not found',
