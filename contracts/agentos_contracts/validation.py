@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from agentos_contracts.drain import drain_findings
 from agentos_contracts.exposure import expose_findings
 from agentos_contracts.external_engine import external_findings
 from agentos_contracts.findings import MAX_DEPTH, Finding, error, shown, too_deep, warning
@@ -87,6 +88,7 @@ def validate_worker(resource: object) -> list[Finding]:
     found += scope_findings(spec.get("stateScopes"), "spec.stateScopes")
     found += version_findings(spec.get("version") or None, "spec.version")
     found += scaling_findings(spec)
+    found += drain_findings(spec)
     metadata = resource.get("metadata") if isinstance(resource, dict) else None
     if (
         isinstance(metadata, dict)

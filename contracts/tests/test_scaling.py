@@ -1,6 +1,7 @@
 """spec.replicas, spec.autoscaling, spec.suspend and spec.rollout, and the rules between them."""
 
 import pytest
+from agentos_contracts.drain import HOOK_TAKEN
 from agentos_contracts.findings import errors, warnings
 from agentos_contracts.scaling import drain_seconds, scaling_findings, wants_no_pods
 from agentos_contracts.validation import validate_worker
@@ -76,3 +77,53 @@ def test_who_wants_no_pods(spec, none):
 )
 def test_the_time_to_drain(spec, seconds):
     assert drain_seconds(spec) == seconds
+
+
+def in_container(**fields) -> dict:
+    return {"spec": {"containers": [{"name": "proxy", "image": "proxy:1"}, {"name": "worker"} | fields]}}
+
+
+EXEC = {"exec": {"command": ["flush"]}}
+GRACE = "spec.template.spec.terminationGracePeriodSeconds"
+HOOK = "spec.template.spec.containers[1].lifecycle.preStop"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"template": {"spec": {"terminationGracePeriodSeconds": 6}}},
+        {"template": {"spec": {"terminationGracePeriodSeconds": 60}}, "rollout": {"drainSeconds": 59}},
+        {"template": {"spec": {"terminationGracePeriodSeconds": None}}},
+        {"template": {"spec": {"terminationGracePeriodSeconds": 0}}, "rollout": {"drainSeconds": 0}},
+        {"template": in_container(lifecycle={"postStart": EXEC})},
+        {"template": in_container(lifecycle={"preStop": EXEC}), "rollout": {"drainSeconds": 0}},
+        {"template": {"spec": {"containers": [{"name": "proxy", "image": "p", "lifecycle": {"preStop": EXEC}}]}}},
+    ],
+)
+def test_a_template_may_change_how_pods_end_when_calls_in_progress_still_have_their_time(spec):
+    assert validate_worker(worker(**spec)) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ({"template": {"spec": {"terminationGracePeriodSeconds": 5}}}, GRACE),
+        ({"template": {"spec": {"terminationGracePeriodSeconds": 60}}, "rollout": {"drainSeconds": 60}}, GRACE),
+        ({"template": {"spec": {"terminationGracePeriodSeconds": None}}, "rollout": {"drainSeconds": 30}}, GRACE),
+        ({"template": in_container(lifecycle={"preStop": EXEC})}, HOOK),
+        ({"template": in_container(lifecycle={"preStop": {"sleep": {"seconds": 1}}})}, HOOK),
+        ({"template": in_container(lifecycle={"preStop": None})}, HOOK),
+        ({"template": in_container(lifecycle={"$patch": "delete"})}, HOOK),
+        ({"template": in_container(lifecycle=None)}, HOOK),
+    ],
+)
+def test_a_template_must_not_take_their_time_from_calls_in_progress(spec, path):
+    (found,) = errors(validate_worker(worker(**spec)))
+    assert found.path == path
+    assert found.message == HOOK_TAKEN if path == HOOK else found.message.startswith("must be more than the")
+
+
+@pytest.mark.parametrize("rollout", [[], "x", {"drainSeconds": "5"}, {"drainSeconds": -1}, {"drainSeconds": True}])
+@pytest.mark.parametrize("template", [[], {"spec": 1}, {"spec": {"containers": {}}}, {"spec": {"containers": [1]}}, {}])
+def test_times_and_templates_of_a_wrong_form_are_told_and_not_tripped_over(rollout, template):
+    assert errors(validate_worker(worker(rollout=rollout, template=template)))

@@ -41,6 +41,12 @@ def test_the_time_that_is_left_for_calls_in_progress(given, seconds):
     assert seconds_to_drain(given, NOW) == seconds
 
 
+def test_what_other_containers_do_before_they_end_is_no_time_for_calls():
+    given = pod()
+    given["spec"]["containers"].append({"name": "proxy", "lifecycle": {"preStop": {"sleep": {"seconds": 30}}}})
+    assert seconds_to_drain(given, NOW) == 5
+
+
 class Engine:
     """A link that notes what the engine is asked, and answers when the test says so."""
 

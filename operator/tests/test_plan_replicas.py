@@ -162,6 +162,22 @@ def test_without_time_to_drain_a_pod_is_told_to_end_at_once():
     assert spec["terminationGracePeriodSeconds"] == 30
 
 
+def test_a_template_makes_the_end_longer_and_adds_to_the_lifecycle_and_calls_in_progress_keep_their_time():
+    started = {"exec": {"command": ["warm-up"]}}
+    container = {"name": "worker", "lifecycle": {"postStart": started}}
+    template = {"spec": {"terminationGracePeriodSeconds": 120, "containers": [container]}}
+    spec = made(plan(snapshot(spec={"template": template})), "Deployment")["spec"]["template"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] == 120
+    assert spec["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 5}}, "postStart": started}
+
+
+def test_without_time_to_drain_a_template_says_itself_what_goes_before_the_end():
+    flush = {"preStop": {"exec": {"command": ["flush"]}}}
+    template = {"spec": {"containers": [{"name": "worker", "lifecycle": flush}]}}
+    planned = made(plan(snapshot(spec={"rollout": {"drainSeconds": 0}, "template": template})), "Deployment")
+    assert planned["spec"]["template"]["spec"]["containers"][0]["lifecycle"] == flush
+
+
 def test_a_rollout_tells_which_going_pods_still_have_calls():
     answer = plan(snapshot(deployment=deployment(2, 1, updated=1), draining=1))
     assert condition(answer, "Reconciling")["message"].endswith("; 1 going pod has calls in progress")

@@ -44,8 +44,9 @@ def seconds_to_drain(pod: Pod, now: datetime) -> float:
     metadata = pod["metadata"]
     grace = metadata.get("deletionGracePeriodSeconds") or 0
     deleted = datetime.fromisoformat(metadata["deletionTimestamp"]) - timedelta(seconds=grace)
-    hooks = (each.get("lifecycle", {}).get("preStop", {}) for each in pod.get("spec", {}).get("containers", ()))
-    sleep = max((hook.get("sleep", {}).get("seconds", 0) for hook in hooks), default=0)
+    containers = pod.get("spec", {}).get("containers", ())
+    worker = next((each for each in containers if each.get("name") == WORKER_CONTAINER), {})
+    sleep = worker.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     return max(0.0, min(sleep, grace) - (now - deleted).total_seconds())
 
 

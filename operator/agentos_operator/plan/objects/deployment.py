@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from agentos_contracts.drain import grace_seconds, lifecycle
 from agentos_contracts.effective import Effective
 from agentos_contracts.external_engine import TOKEN_PLACE
 from agentos_contracts.pod_template import WORKER_CONTAINER
@@ -30,9 +31,6 @@ from .metadata import (
 )
 from .template import with_templates
 from .worker import token_secret_name
-
-TIME_TO_END = 30
-"""Seconds that a going pod has to end by itself, after the time for its calls in progress."""
 
 
 def worker_deployment(
@@ -65,9 +63,8 @@ def worker_deployment(
         "resources": dict(effective.resources),
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [TMP_MOUNT],
+        "lifecycle": lifecycle(drain_seconds(spec)),
     }
-    if seconds := drain_seconds(spec):
-        container["lifecycle"] = {"preStop": {"sleep": {"seconds": seconds}}}
     labels = worker_labels(worker, realm)
     pod = {
         "metadata": {
@@ -84,7 +81,7 @@ def worker_deployment(
             "enableServiceLinks": False,
             "imagePullSecrets": effective.image_pull_secrets,
             "securityContext": RESTRICTED_POD,
-            "terminationGracePeriodSeconds": seconds + TIME_TO_END,
+            "terminationGracePeriodSeconds": grace_seconds(drain_seconds(spec)),
             "readinessGates": [{"conditionType": REGISTERED_GATE}],
             "containers": [container],
             "volumes": [TMP_VOLUME],
