@@ -16,6 +16,9 @@ from tests.e2e.support import NAMESPACE, worker
 
 SLOW = """
 import asyncio, os, signal, threading
+ended = threading.Event()
+# Before all else: a first process that has not said what a signal does is not ended by it.
+signal.signal(signal.SIGTERM, lambda *_: ended.set())
 from iii import InitOptions, register_worker
 worker = register_worker(os.environ["III_URL"], InitOptions())
 async def slow(data):
@@ -24,8 +27,6 @@ async def slow(data):
 name = os.environ["FUNCTIONS"]
 worker.register_function(name, slow)
 worker.register_trigger({"type": "http", "function_id": name, "config": {"api_path": name.replace("::", "/"), "http_method": "POST"}})
-ended = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: ended.set())
 ended.wait()
 worker.shutdown()
 """

@@ -12,13 +12,14 @@ IMAGE = "localhost/agentos:0.1.0"
 NAMESPACE = "default"
 SCRIPT = """
 import os, signal, threading
+ended = threading.Event()
+# Before all else: a first process that has not said what a signal does is not ended by it.
+signal.signal(signal.SIGTERM, lambda *_: ended.set())
 from iii import InitOptions, register_worker
 worker = register_worker(os.environ["III_URL"], InitOptions())
 for name in os.environ["FUNCTIONS"].split():
     worker.register_function(name, lambda data: {"echo": data.get("body", data), "from": os.environ.get("III_WORKER_NAME")})
     worker.register_trigger({"type": "http", "function_id": name, "config": {"api_path": name.replace("::", "/"), "http_method": "POST"}})
-ended = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: ended.set())
 ended.wait()
 worker.shutdown()
 """

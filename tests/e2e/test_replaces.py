@@ -24,6 +24,8 @@ PER_SECOND = 100
 
 SCRIPT = """
 import os, signal, threading, time
+ended = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: ended.set())
 from iii import InitOptions, register_worker
 worker = register_worker(os.environ["III_URL"], InitOptions())
 def serve(data):
@@ -33,8 +35,6 @@ def serve(data):
 for name in os.environ["FUNCTIONS"].split():
     worker.register_function(name, serve)
     worker.register_trigger({"type": "http", "function_id": name, "config": {"api_path": name.replace("::", "/"), "http_method": "POST"}})
-ended = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: ended.set())
 ended.wait()
 time.sleep(1)
 worker.shutdown()

@@ -129,7 +129,7 @@ def test_calls_in_flight_bring_more_pods_and_their_end_fewer(cluster: Cluster) -
 
 
 def test_a_suspended_worker_keeps_what_it_owns_and_comes_back(cluster: Cluster) -> None:
-    apply(cluster, worker("resting", "resting::one"))
+    apply(cluster, slow_worker("resting"))
     until_ready(cluster, "resting")
 
     def suspend(value: bool) -> None:
@@ -145,7 +145,8 @@ def test_a_suspended_worker_keeps_what_it_owns_and_comes_back(cluster: Cluster) 
     base = f"http://{cluster.service_address(NAMESPACE, 'agentos-engine', demo.HTTP_PORT)}"
     key = demo.api_key(cluster)
     with pytest.raises(RuntimeError, match=r"503 .*worker_asleep"):
-        demo.post(f"{base}/resting/one", {}, key)
+        demo.post(f"{base}/resting/run", {}, key)
     suspend(False)
     until_ready(cluster, "resting")
-    assert demo.post(f"{base}/resting/one", {"name": "Ada"}, key)["echo"] == {"name": "Ada"}
+    (pod,) = pods_of(cluster, "resting")
+    assert demo.post(f"{base}/resting/run", {}, key) == {"from": pod["metadata"]["uid"]}
