@@ -38,7 +38,7 @@ class Controller:
 
     def __init__(self, settings: Settings, api: Api, cache: Cache, ring: KeyRing) -> None:
         self._settings, self._cache, self._api = settings, cache, api
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue(self._is_urgent)
         links = Links(settings.pod_uid or settings.pod_name, self._bus_changed, lambda: api.fence())
         recorder = Recorder(api, settings.pod_name)
         status = StatusWriter(api, cache, self._queue, recorder, settings.status_debounce)
@@ -56,6 +56,15 @@ class Controller:
             Quotas(cache),
         )
         self._workers = WorkerReconciler(self.context)
+
+    def _is_urgent(self, key: Key) -> bool:
+        """Whether others may wait for it: a decision on claims, or the end of a Worker that holds some.
+
+        When a holder goes, all who wait have to be told of the next one; none of that may stand before the next decision.
+        """
+        return key.kind == CLAIMS or (
+            key.kind == WORKER.kind and self._cache.get(WORKER, key.namespace, key.name) is None
+        )
 
     # --- What happened ---
 

@@ -21,10 +21,16 @@ log = logging.getLogger(__name__)
 
 COUNT_DEBOUNCE = 0.2
 """Seconds for which a Realm's count of ready Workers is gathered: people look at it right after a Worker turned Ready."""
+MESSAGE_DEBOUNCE = 2.0
+"""Seconds for which other words about the same reason are gathered: when a function passes on, all who wait for it name
+its new holder, and when it passes on again and again, hundreds of writes each time would hold up everything else."""
 
 
 class StatusWriter:
-    """Writes ``status`` by merge patch. A change of Ready goes out at once; any other one waits ``debounce`` seconds for more."""
+    """Writes ``status`` by merge patch. A change of Ready goes out at once; others wait for more.
+
+    Other words about Ready wait ``MESSAGE_DEBOUNCE`` seconds, anything else ``debounce``.
+    """
 
     def __init__(self, api: Api, cache: Cache, queue: WorkQueue[Key], recorder: Recorder, debounce: float) -> None:
         self._api, self._cache, self._queue, self._recorder, self._debounce = api, cache, queue, recorder, debounce
@@ -38,8 +44,7 @@ class StatusWriter:
             return
         now = asyncio.get_running_loop().time()
         if before.get("conditions") and _urgent(before) == _urgent(status):
-            counted = before.get("readyWorkers") != status.get("readyWorkers")
-            due = min(self._due.get(key, math.inf), now + (COUNT_DEBOUNCE if counted else self._debounce))
+            due = min(self._due.get(key, math.inf), now + self._delay(before, status))
             self._due[key] = due
             if now < due:
                 self._queue.add(key, due - now + 0.01)
@@ -57,12 +62,20 @@ class StatusWriter:
             # Otherwise somebody edited the spec meanwhile, which the watch's event has to show as a change.
             self._cache.put(written)
         ready = condition_of(written, "Ready")
-        if _ready(before)[:2] != _ready(status)[:2]:
+        was, now_is = _ready(before), _ready(status)
+        if (was["status"], was["reason"]) != (now_is["status"], now_is["reason"]):
             log.info("ready changed", extra={"object": str(key), "ready": ready["status"], "reason": ready["reason"]})
             await self._recorder.record(written, ready["reason"], ready["message"], warning=_is_trouble(ready))
         if _set_elsewhere(status) and not _set_elsewhere(before):
             available = condition_of(written, WorkerCondition.AVAILABLE)
             await self._recorder.record(written, available["reason"], available["message"], warning=True)
+
+    def _delay(self, before: dict[str, Any], status: dict[str, Any]) -> float:
+        """Seconds for which what is not urgent is gathered."""
+        if before.get("readyWorkers") != status.get("readyWorkers"):
+            return COUNT_DEBOUNCE
+        reworded = _ready(before)["message"] != _ready(status)["message"]
+        return min(MESSAGE_DEBOUNCE, self._debounce) if reworded else self._debounce
 
     def forget(self, key: Key) -> None:
         self._due.pop(key, None)
@@ -76,7 +89,9 @@ def _is_trouble(ready: Mapping[str, Any]) -> bool:
 def _urgent(status: dict[str, Any]) -> tuple[Any, ...]:
     """What is written at once: Ready, whether something is under way or stuck, and that somebody else scales."""
     present = {c["type"] for c in status.get("conditions", ()) if c["type"] in ("Reconciling", "Stalled")}
-    return (*_ready(status), present, _set_elsewhere(status))
+    ready = _ready(status)
+    told = ready["status"], ready["reason"], ready["observedGeneration"]
+    return (*told, present, _set_elsewhere(status))
 
 
 def _set_elsewhere(status: dict[str, Any]) -> bool:
@@ -85,9 +100,9 @@ def _set_elsewhere(status: dict[str, Any]) -> bool:
     return reason == REPLICAS_SET_ELSEWHERE.name
 
 
-def _ready(status: dict[str, Any]) -> tuple[Any, ...]:
+def _ready(status: dict[str, Any]) -> dict[str, Any]:
     ready = condition_of({"status": status}, "Ready")
-    return ready.get("status"), ready.get("reason"), ready.get("message"), ready.get("observedGeneration")
+    return {field: ready.get(field) for field in ("status", "reason", "message", "observedGeneration")}
 
 
 def refused(obj: Object, status: dict[str, Any], condition: str, message: str) -> dict[str, Any]:

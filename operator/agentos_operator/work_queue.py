@@ -7,7 +7,7 @@ afterwards, and a delayed addition never postpones one that is due earlier.
 import asyncio
 import heapq
 import itertools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -16,9 +16,11 @@ FIRST_RETRY, LONGEST_RETRY = 0.1, 30.0
 
 
 class WorkQueue(Generic[K]):
-    """Used from one event loop, whose clock it goes by."""
+    """Used from one event loop, whose clock it goes by. Keys that are ``urgent`` when they are added go before all others."""
 
-    def __init__(self) -> None:
+    def __init__(self, urgent: Callable[[K], bool] = lambda _: False) -> None:
+        self._is_urgent = urgent
+        self._urgent: dict[K, None] = {}
         self._ready: dict[K, None] = {}
         self._working: set[K] = set()
         self._again: set[K] = set()
@@ -29,7 +31,7 @@ class WorkQueue(Generic[K]):
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._working) + len(self._due)
+        return len(self._urgent) + len(self._ready) + len(self._working) + len(self._due)
 
     def add(self, key: K, delay: float = 0.0) -> None:
         """Asks for the key to be worked on, now or after ``delay`` seconds."""
@@ -43,8 +45,12 @@ class WorkQueue(Generic[K]):
         self._due.pop(key, None)
         if key in self._working:
             self._again.add(key)
-        else:
-            self._ready[key] = None
+        elif key not in self._urgent:
+            if self._is_urgent(key):
+                self._ready.pop(key, None)
+                self._urgent[key] = None
+            else:
+                self._ready[key] = None
             self._wake.set()
 
     async def get(self) -> K:
@@ -55,9 +61,9 @@ class WorkQueue(Generic[K]):
                 due, _, key = heapq.heappop(self._delayed)
                 if self._due.get(key) == due:
                     self.add(key)
-            if self._ready:
-                key = next(iter(self._ready))
-                del self._ready[key]
+            if ready := self._urgent or self._ready:
+                key = next(iter(ready))
+                del ready[key]
                 self._working.add(key)
                 return key
             self._wake.clear()

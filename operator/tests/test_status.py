@@ -8,6 +8,7 @@ import pytest
 from agentos_operator.cache import Cache
 from agentos_operator.events import NOTE_LIMIT, Recorder
 from agentos_operator.kinds import WORKER, Key
+from agentos_operator.plan.conditions import condition_of
 from agentos_operator.status import COUNT_DEBOUNCE, StatusWriter, refused
 from agentos_operator.work_queue import WorkQueue
 
@@ -83,7 +84,6 @@ async def test_the_patch_carries_the_uid_so_that_a_namesake_is_never_hit(written
     [
         pytest.param(status("False", "NotRegistered", "m"), id="status"),
         pytest.param(status(reason="Other"), id="reason"),
-        pytest.param(status(message="other"), id="message"),
         pytest.param(status(generation=2), id="generation seen"),
     ],
 )
@@ -91,6 +91,17 @@ async def test_a_change_of_ready_is_written_at_once(written, after):
     written.there(status())
     await written.write(after)
     assert [body["status"] for body in written.patches] == [after]
+
+
+async def test_other_words_about_the_same_reason_are_gathered_for_two_seconds(written, clock):
+    written.there(status())
+    started = clock.now
+    await written.write(status(message="held by a"))
+    assert written.patches == []
+    assert await written.queue.get() == KEY
+    assert clock.now - started == pytest.approx(2.0, abs=0.1)
+    await written.write(status(message="held by b"))
+    assert [condition_of(body, "Ready")["message"] for body in written.patches] == ["held by b"]
 
 
 async def test_other_changes_are_gathered_and_written_when_they_are_due(written, clock):

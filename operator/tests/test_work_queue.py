@@ -36,6 +36,17 @@ async def test_keys_come_in_the_order_in_which_they_were_added(queue):
     assert [await take(queue) for _ in range(3)] == ["c", "a", "b"]
 
 
+async def test_urgent_keys_come_before_all_others(clock):
+    urgent = {"claims"}
+    queue: WorkQueue[str] = WorkQueue(lambda key: key in urgent)
+    for key in ("a", "b", "claims", "c", "claims"):
+        queue.add(key)
+    urgent.add("c")
+    queue.add("c")
+    assert len(queue) == 4
+    assert [await take(queue) for _ in range(5)] == ["claims", "c", "a", "b", None]
+
+
 async def test_a_key_is_never_worked_on_twice_at_a_time(queue):
     queue.add("a")
     assert await take(queue) == "a"
