@@ -17,7 +17,8 @@ pytestmark = pytest.mark.cluster
 WATCHED, UNWATCHED = "walled", "outside"
 NAMESPACED_KINDS = (
     "workers.agentos.dev", "functionclaims.agentos.dev", "deployments.apps", "statefulsets.apps", "pods", "configmaps",
-    "secrets", "services", "serviceaccounts",
+    "secrets", "services", "serviceaccounts", "networkpolicies.networking.k8s.io", "ingresses.networking.k8s.io",
+    "poddisruptionbudgets.policy",
 )  # fmt: skip
 
 
@@ -69,13 +70,21 @@ def test_it_serves_its_namespaces_and_touches_nothing_of_others(walled: Cluster,
     foreign = apply(walled, realm(UNWATCHED))
     assert f"the operator in namespace {demo.NAMESPACE} watches only {NAMESPACE}, {WATCHED}" in foreign.stderr
     apply(walled, in_namespace(UNWATCHED, worker("stray", "stray::one")))
-    apply(walled, realm(WATCHED))
-    apply(walled, worker("resident", "resident::one"), in_namespace(WATCHED, worker("resident", "resident::one")))
+    apply(walled, realm(WATCHED, http={"expose": {"type": "Ingress", "host": "walled.example.org"}}))
+    apply(
+        walled,
+        worker("resident", "resident::one"),
+        in_namespace(WATCHED, worker("resident", "resident::one", replicas=2)),
+    )
     walled.kubectl("wait", "--for=condition=Ready", f"realm/{WATCHED}", "--timeout=90s", timeout=100)
     until_ready(walled, "resident")
     walled.kubectl("wait", "-n", WATCHED, "--for=condition=Ready", "worker/resident", "--timeout=90s", timeout=100)
-    assert "status" not in get(walled, "realm", UNWATCHED, "")
-    assert "status" not in get(walled, "worker", "stray", UNWATCHED)
+    for policy in ("agentos-engine", "agentos-workers"):
+        assert get(walled, "networkpolicy", policy, WATCHED), policy
+    until("two pods have a disruption budget", lambda: get(walled, "poddisruptionbudget", "resident", WATCHED))
+    until("the Realm is exposed", lambda: get(walled, "ingress", "agentos-engine", WATCHED))
+    for kind, name in (("realm", UNWATCHED), ("worker", "stray")):
+        assert get(walled, kind, name, UNWATCHED)["status"] == {"observedGeneration": -1}, "nobody has seen it"
     refused = apply(walled, in_namespace(WATCHED, worker("bad", "bad::one", version="one")), check=False)
     assert 'admission webhook "validate.agentos.dev" denied the request: spec.version: ' in refused.stderr
     asked = [request for request in requests(walled.audit_log, since) if not request.allowed]
