@@ -95,6 +95,9 @@ class Controller:
             self.context.worker_changed(key)
             self._realm_counts(key.namespace)
         elif key.kind == REALM.kind:
+            if obj["metadata"].get("deletionTimestamp") or key not in self._cache:
+                # Before its Workers are looked at: their pods stay while its engine ends.
+                self.context.ended[obj["spec"]["namespace"]] = key.name
             self._queue.add(key)
             self._queue.add(Key(CLAIMS, obj["spec"]["namespace"], ""))
             self.context.workers_changed(obj["spec"]["namespace"])

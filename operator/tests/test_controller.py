@@ -444,6 +444,22 @@ async def test_a_deployment_that_a_restore_brought_back_is_made_anew_for_the_wor
     assert made["metadata"]["ownerReferences"][0]["uid"] == "wasm-uid"
 
 
+async def test_the_pods_of_a_deleted_realms_workers_stay_until_its_engine_has_ended(happening, api):
+    happening.cache.put(api.seed(realm()))
+    happening.sees(api.seed(worker()))
+    labels = {"app.kubernetes.io/name": "agentos-engine", "agentos.dev/realm": "prod"}
+    engine = obj("Pod", "agentos-engine-0", labels)
+    happening.sees(engine)
+    await happening.settle()
+    happening.loses(realm())
+    await happening.settle()
+    assert api.find(DEPLOYMENT, "team", "wasm")
+    happening.loses(engine)
+    await happening.controller._reconcile(REALM_KEY)
+    await happening.settle()
+    assert not api.find(DEPLOYMENT, "team", "wasm")
+
+
 # --- Grants ---
 
 
