@@ -10,7 +10,7 @@ import pytest
 from tests import demo
 from tests.cluster import Cluster
 from tests.e2e.load import load, slow_worker
-from tests.e2e.support import NAMESPACE, apply, condition, get, listed, until, until_ready, worker
+from tests.e2e.support import NAMESPACE, apply, condition, get, listed, until, until_condition, until_ready, worker
 from tests.e2e.test_api_writes import writes
 from tests.e2e.test_drain import holder_of, pods_of
 
@@ -51,6 +51,9 @@ def test_kubectl_scale_changes_the_number_of_pods(cluster: Cluster) -> None:
     cluster.kubectl("scale", "worker/scaled", "-n", NAMESPACE, "--replicas=1")
     until("one pod", lambda: replicas(cluster, "scaled") == (1, 1, 1))
     until_ready(cluster, "scaled")
+    cluster.kubectl("scale", "worker/scaled", "-n", NAMESPACE, "--replicas=0")
+    message = until_condition(cluster, "scaled", "Ready", "False", "ScaledToZero")
+    assert message == "spec.replicas is 0: no pod is wanted"
 
 
 def test_a_horizontal_pod_autoscaler_scales_the_worker_without_a_fight(cluster: Cluster) -> None:
@@ -137,9 +140,7 @@ def test_a_suspended_worker_keeps_what_it_owns_and_comes_back(cluster: Cluster) 
         cluster.kubectl("patch", "worker", "resting", "-n", NAMESPACE, "--type", "merge", "-p", patch)
 
     suspend(True)
-    until(
-        "it is suspended", lambda: condition(get(cluster, "worker", "resting"), "Ready")[:2] == ("False", "Suspended")
-    )
+    until_condition(cluster, "resting", "Ready", "False", "Suspended")
     until("no pod is left", lambda: not listed(cluster, "pods", "agentos.dev/worker=resting"))
     assert holder_of(cluster, "resting") == "resting"
     base = f"http://{cluster.service_address(NAMESPACE, 'agentos-engine', demo.HTTP_PORT)}"

@@ -7,6 +7,7 @@ import pytest
 from tests import demo
 from tests.cluster import Cluster
 from tests.e2e.support import (
+    IMAGE,
     NAMESPACE,
     SILENT,
     apply,
@@ -42,8 +43,8 @@ def test_ready_means_that_its_functions_are_registered_and_its_pods_gate_is_true
     status = get(cluster, "worker", "greeter")["status"]
     assert status["functions"] == ["greet::bye", "greet::hello"]
     assert {c["type"]: c["status"] for c in status["conditions"]} == {
-        "ManifestValid": "True", "EngineLinked": "True", "FunctionsClaimed": "True", "DependenciesReady": "True",
-        "Available": "True", "Registered": "True", "Ready": "True",
+        "ManifestValid": "True", "EngineLinked": "True", "WithinQuota": "True", "FunctionsClaimed": "True",
+        "DependenciesReady": "True", "Available": "True", "Registered": "True", "Ready": "True",
     }  # fmt: skip
     pod = listed(cluster, "pods", "agentos.dev/worker=greeter")[0]
     assert condition(pod, "agentos.dev/registered")[0] == "True"
@@ -99,23 +100,18 @@ def test_an_update_keeps_the_old_pod_until_the_new_one_answers(cluster: Cluster)
 def test_changes_of_the_deployment_by_others_are_undone(cluster: Cluster) -> None:
     apply(cluster, worker("drifting", "drift::one"))
     until_ready(cluster, "drifting")
-    cluster.kubectl("scale", "deployment/drifting", "-n", NAMESPACE, "--replicas=3")
-    until("one replica again", lambda: get(cluster, "deployment", "drifting")["spec"]["replicas"] == 1)
+
+    def images() -> list[str]:
+        pod = get(cluster, "deployment", "drifting")["spec"]["template"]["spec"]
+        return [each["image"] for each in pod["containers"]]
+
+    cluster.kubectl("set", "image", "deployment/drifting", "-n", NAMESPACE, "worker=localhost/other:1")
+    until("its own image again", lambda: images() == [IMAGE])
     cluster.kubectl("delete", "deployment/drifting", "-n", NAMESPACE, "--wait=false")
     until(
         "the Deployment is back",
         lambda: get(cluster, "deployment", "drifting").get("status", {}).get("availableReplicas") == 1,
     )
-
-
-def test_replicas_follow_the_spec_and_the_scale_subresource(cluster: Cluster) -> None:
-    apply(cluster, worker("scaled", "scaled::one"))
-    until_ready(cluster, "scaled")
-    cluster.kubectl("scale", "worker/scaled", "-n", NAMESPACE, "--replicas=2")
-    until("two registered pods", lambda: get(cluster, "worker", "scaled")["status"].get("registeredPods") == 2)
-    cluster.kubectl("scale", "worker/scaled", "-n", NAMESPACE, "--replicas=0")
-    message = until_condition(cluster, "scaled", "Ready", "False", "ScaledToZero")
-    assert message == "spec.replicas is 0: no pod is wanted"
 
 
 def test_a_dependency_holds_the_first_start_back_until_it_is_ready(cluster: Cluster) -> None:
