@@ -10,7 +10,7 @@ from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest
 from agentos_contracts.patterns import Pattern
 from agentos_contracts.worker import WorkerSpec
 from agentos_operator.bus import Connection
-from agentos_operator.plan.worker import EngineView, WorkerInput, WorkerPlan
+from agentos_operator.plan.worker import EngineView, Obstacle, WorkerInput, WorkerPlan
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 STAMP, EARLIER = "2026-01-02T03:04:05Z", "2026-01-01T00:00:00Z"
@@ -103,10 +103,20 @@ def connection(pod_uid: str = "pod-1", *functions: str) -> Connection:
     return Connection(f"c-{pod_uid}", "w-uid", pod_uid, frozenset(functions or ("wasm::execute",)))
 
 
+HELD = Obstacle("which Worker old holds by a::*", "old")
+
+
 def refused(*waiting: str, **changes: Any) -> WorkerInput:
     """A Worker whose pod serves wasm::execute, and has also registered what it was not granted."""
     made = Connection("c-pod-1", "w-uid", "pod-1", frozenset({"wasm::execute"}), frozenset(waiting))
-    return snapshot(**{"connections": (made,), "ungranted": dict.fromkeys(waiting, "")} | changes)
+    return snapshot(**{"connections": (made,), "ungranted": dict.fromkeys(waiting)} | changes)
+
+
+def nothing_of(*waiting: str, **changes: Any) -> WorkerInput:
+    """A Worker that declares nothing, whose pod gets nothing of what it registers."""
+    made = Connection("c-pod-1", "w-uid", "pod-1", frozenset(), frozenset(waiting))
+    unready = {"pods": [pod(gate=None)], "deployment": deployment(1, 0), "spec": {"owns": None}}
+    return snapshot(**unready | {"connections": (made,)} | changes)
 
 
 def snapshot(**changes: Any) -> WorkerInput:

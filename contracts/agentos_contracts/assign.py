@@ -1,4 +1,4 @@
-"""Decides who owns which function patterns. Pure: no I/O, and no clock but the time passed in.
+"""Decides who owns which function patterns, HTTP routes and trigger types. Pure: no I/O, no clock but the time passed in.
 
 The rules:
 
@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from agentos_contracts.claimables import is_claimable
 from agentos_contracts.grants import is_sensitive
 from agentos_contracts.patterns import Pattern, PatternError, reserved_by
 
@@ -154,13 +155,24 @@ def declares_nothing(worker: Mapping[str, Any]) -> bool:
     return worker.get("spec", {}).get("owns") is None
 
 
-def claimable(function_ids: Iterable[str]) -> tuple[Pattern, ...]:
-    """Return the patterns of those functions that can be claimed at all, sorted."""
-    return tuple(Pattern.parse(function_id) for function_id in sorted(function_ids) if not unclaimable(function_id))
+def claimable(registered: Iterable[str]) -> tuple[Pattern, ...]:
+    """Return the patterns of those functions, routes and trigger types that can be claimed at all, sorted."""
+    return tuple(Pattern.recorded(text) for text in sorted(registered) if not unclaimable(text))
+
+
+def discovered(worker: Mapping[str, Any], registered: Iterable[str]) -> tuple[Pattern, ...]:
+    """Return what a Worker may get because it registers it: routes and trigger types, and functions if it declares none."""
+    undeclared = declares_nothing(worker)
+    return tuple(pattern for pattern in claimable(registered) if undeclared or not pattern.is_function)
 
 
 def unclaimable(function_id: str) -> str:
-    """Return why a function that a worker registers cannot be claimed, for people; empty when it can."""
+    """Return why a function that a worker registers cannot be claimed, for people; empty when it can.
+
+    Routes and trigger types, as :mod:`agentos_contracts.claimables` writes them, always can.
+    """
+    if is_claimable(function_id):
+        return ""
     try:
         pattern = Pattern.parse(function_id)
     except PatternError as error:
@@ -253,7 +265,7 @@ class _Table:
         for _, _, _, segment, holder in sorted(rows):
             claimant = claimants.get(holder.uid)
             try:
-                pattern = Pattern.parse(holder.pattern)
+                pattern = Pattern.recorded(holder.pattern)
             except PatternError:
                 continue
             if claimant is None or pattern.segment != segment or pattern.text != holder.pattern or reserved_by(pattern):

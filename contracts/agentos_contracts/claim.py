@@ -1,4 +1,4 @@
-"""The FunctionClaim resource: who owns the functions of one segment. The operator makes it, nobody else."""
+"""The FunctionClaim resource: who owns functions, HTTP routes and trigger types. The operator makes it, nobody else."""
 
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,9 @@ class ClaimHolder(Model):
     """One pattern and the Worker that holds it."""
 
     pattern: Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_LENGTH)] = Field(
-        description="Function id, or a pattern that ends in *, such as wasm::*."
+        description="Function id, or a pattern that ends in *, such as wasm::*; or an HTTP route by its method and the shape of "
+        "its path, such as http POST /orders/: (the name of a parameter does not matter); or a trigger type, such as "
+        "trigger-type my-events."
     )
     worker: ObjectName = Field(description="Name of the Worker that holds the pattern.")
     uid: Annotated[str, Field(min_length=1, max_length=64)] = Field(
@@ -34,11 +36,12 @@ class ClaimHolder(Model):
 
 
 class FunctionClaimSpec(Model):
-    """Who owns which functions of one function namespace."""
+    """Who owns which functions of one function namespace, which HTTP routes, or which trigger type."""
 
     segment: Annotated[str, Field(min_length=1, max_length=MAX_SEGMENT_LENGTH)] = Field(
-        description="The function namespace: the part before the first '::' of the ids, such as wasm. The object's "
-        "name is this text, encoded where it is no object name."
+        description="The function namespace: the part before the first '::' of the ids, such as wasm. For routes http and the "
+        "beginning of their paths, such as http /orders; for a trigger type that type. The object's name is this text, "
+        "encoded where it is no object name."
     )
     holders: Annotated[
         list[ClaimHolder],
@@ -57,9 +60,11 @@ class FunctionClaimSpec(Model):
 
 
 class FunctionClaim(Model):
-    """The owners of the functions of one function namespace; made and kept by the operator, not by hand."""
+    """The owners of the functions of one function namespace, of HTTP routes, or of a trigger type; made and kept by the operator."""
 
     api_version: Literal["agentos.dev/v1alpha1"] = Field(API_VERSION, description="Version of the API.")
     kind: Literal["FunctionClaim"] = Field("FunctionClaim", description="Kind of the resource.")
     metadata: dict[str, Any] = Field(description="Standard metadata of the object.")
-    spec: FunctionClaimSpec = Field(description="Who owns which functions of one function namespace.")
+    spec: FunctionClaimSpec = Field(
+        description="Who owns which functions of one function namespace, which HTTP routes, or which trigger type."
+    )

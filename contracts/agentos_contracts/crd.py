@@ -114,9 +114,9 @@ _REALM_COLUMNS = [
     _AGE,
 ]
 _CLAIM_COLUMNS = [
-    _column("Segment", "string", ".spec.segment", "The function namespace."),
+    _column("Segment", "string", ".spec.segment", "The function namespace, beginning of routes, or trigger type."),
     # A column shows the first match of its path only, so the complete list is printed as it stands.
-    _column("Pattern", "string", ".spec.holders[0].pattern", "The first pattern that is held."),
+    _column("Pattern", "string", ".spec.holders[0].pattern", "The first pattern, route or trigger type that is held."),
     _column("Holder", "string", ".spec.holders[0].worker", "The Worker that holds the first pattern."),
     _column("All Holders", "string", ".spec.holders", "All patterns and their holders.", wide=True),
     _AGE,

@@ -56,11 +56,11 @@ class GrantError(ValueError):
 class Grant:
     """What the Worker with this ``uid`` may do.
 
-    ``worker``: ``namespace/name``, for people. ``owns``: what it may register. ``discover``: it declared nothing, so
-    what it registers beyond ``owns`` waits to be granted instead of being refused at once. ``calls``: what it may call;
-    None: all but what is sensitive. ``state_scopes``: scopes of ``state::*`` that it may use, exact or the beginning of
-    some and a ``*``; None: all. ``leaving``: it is being deleted: no new connections, no new calls to it. ``sleeping``: it
-    has no pods on purpose: what it registered is kept until it is back.
+    ``worker``: ``namespace/name``, for people. ``owns``: what it may register: functions, HTTP routes, trigger types.
+    ``discover``: it declared no functions, so those that it registers beyond ``owns`` wait to be granted instead of being
+    refused at once. ``calls``: what it may call; None: all but what is sensitive. ``state_scopes``: scopes of ``state::*``
+    that it may use, exact or the beginning of some and a ``*``; None: all. ``leaving``: it is being deleted: no new
+    connections, no new calls to it. ``sleeping``: it has no pods on purpose: what it registered is kept until it is back.
     """
 
     uid: str
@@ -100,7 +100,7 @@ class Grant:
         grant = cls(
             uid,
             worker,
-            _patterns(value.get("owns", ()), "owns", Pattern.parse),
+            _patterns(value.get("owns", ()), "owns", Pattern.recorded),
             _flag(value.get("discover", False), "discover"),
             leaving=_flag(value.get("leaving", False), "leaving"),
             sleeping=_flag(value.get("sleeping", False), "sleeping"),

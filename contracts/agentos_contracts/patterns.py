@@ -11,12 +11,13 @@ covers it.
 import re
 from dataclasses import dataclass
 
+from agentos_contracts import claimables
 from agentos_contracts.findings import shown
 
-MAX_PATTERN_LENGTH = 128
+MAX_PATTERN_LENGTH = claimables.MAX_LENGTH
 """Longest pattern, in characters; the cost limit of the FunctionClaim's CEL rule is computed from it."""
 
-MAX_SEGMENT_LENGTH = 63
+MAX_SEGMENT_LENGTH = claimables.MAX_SEGMENT_LENGTH
 """Longest first part, in characters: its encoded form has to fit into an object name of 253 characters."""
 
 _CHARACTER = "[!-)+-9;-~]"  # printable ASCII without ':' and '*'
@@ -78,10 +79,20 @@ class Pattern:
         normalised = text if "::" in text else f"{text}::*"
         return cls(normalised)
 
+    @classmethod
+    def recorded(cls, text: str) -> "Pattern":
+        """Read what a FunctionClaim or a grant has: also an HTTP route or a trigger type. Raises PatternError."""
+        return cls(text) if isinstance(text, str) and claimables.is_claimable(text) else cls.parse(text)
+
     @property
     def segment(self) -> str:
-        """The part before the first ``::``: the function namespace."""
-        return self.text.partition("::")[0]
+        """The part before the first ``::``: the function namespace. Routes and trigger types have segments of their own."""
+        return claimables.segment_of(self.text) or self.text.partition("::")[0]
+
+    @property
+    def is_function(self) -> bool:
+        """True for functions, False for an HTTP route or a trigger type."""
+        return " " not in self.text
 
     @property
     def is_exact(self) -> bool:
@@ -133,7 +144,7 @@ def claim_name(segment: str) -> str:
     case, ``--``, and the hexadecimal form of its bytes: reversible, and never equal to the name of another segment.
     Raises PatternError for a text that no pattern has as its segment.
     """
-    if not _SEGMENT.fullmatch(segment):
+    if not _is_segment(segment):
         raise PatternError(f"{_quoted(segment)} is not the first part of a function id, such as my-worker")
     if _is_ordinary(segment):
         return segment
@@ -151,9 +162,13 @@ def claim_segment(name: str) -> str:
         segment = bytes.fromhex(encoded).decode("ascii") if separator else name
     except ValueError:
         segment = ""
-    if _SEGMENT.fullmatch(segment) and claim_name(segment) == name:
+    if _is_segment(segment) and claim_name(segment) == name:
         return segment
     raise PatternError(f"{_quoted(name)} is not the name of a FunctionClaim")
+
+
+def _is_segment(text: str) -> bool:
+    return _SEGMENT.fullmatch(text) is not None or claimables.is_segment(text)
 
 
 def _is_ordinary(segment: str) -> bool:

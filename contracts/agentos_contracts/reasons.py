@@ -9,7 +9,10 @@ from enum import StrEnum
 
 
 class WorkerCondition(StrEnum):
-    """Conditions of a Worker, in the order in which they have to become true; ``Ready`` sums them up."""
+    """Conditions of a Worker, in the order in which they have to become true; ``Ready`` sums them up.
+
+    ``FunctionsInSync`` stands beside them: Ready does not wait for it.
+    """
 
     MANIFEST_VALID = "ManifestValid"
     ENGINE_LINKED = "EngineLinked"
@@ -20,6 +23,7 @@ class WorkerCondition(StrEnum):
     REGISTERED = "Registered"
     READY = "Ready"
     ENFORCED = "Enforced"
+    FUNCTIONS_IN_SYNC = "FunctionsInSync"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
 
@@ -232,8 +236,29 @@ NOT_REGISTERED = Reason(
 )
 NOT_GRANTED = Reason(
     "NotGranted",
-    "The worker registers functions that the engine refuses: spec.owns does not cover them, or another Worker holds them.",
-    "Add them to spec.owns, stop registering them, or delete the holder; the message names them.",
+    "spec.owns is left out, and the worker gets none of the functions that it registers: other Workers hold them, or they have "
+    "to be named.",
+    "Delete the holder, name them in spec.owns, or register others; the message says which.",
+    outlook=Outlook.WAITING,
+)
+# Worker: FunctionsInSync
+IN_SYNC = Reason("InSync", "The worker registers what it owns and nothing else.", outlook=Outlook.GOOD)
+MISSING = Reason(
+    "Missing",
+    "spec.owns names functions that no pod has registered.",
+    "Have the worker register them, or take them out of spec.owns.",
+    outlook=Outlook.WAITING,
+)
+FOREIGN = Reason(
+    "Foreign",
+    "The worker registers functions, HTTP routes or trigger types that another Worker holds. It gets them when the holder goes.",
+    "Delete the holder, or register others; the message names them.",
+    outlook=Outlook.WAITING,
+)
+UNDECLARED = Reason(
+    "Undeclared",
+    "The worker registers functions that spec.owns does not cover. They are not served.",
+    "Add them to spec.owns, or have the worker register them no more.",
     outlook=Outlook.WAITING,
 )
 # Realm: NamespaceReady
@@ -368,6 +393,7 @@ WORKER_REASONS: dict[WorkerCondition, tuple[Reason, ...]] = {
     ),
     WorkerCondition.REGISTERED: (REGISTERED, NOT_REGISTERED, NOT_GRANTED, HANDING_OVER, NOT_STARTED),
     WorkerCondition.ENFORCED: (ENGINE_ENFORCES, ENGINE_NOT_OURS),
+    WorkerCondition.FUNCTIONS_IN_SYNC: (IN_SYNC, MISSING, FOREIGN, UNDECLARED, NOT_STARTED),
     WorkerCondition.RECONCILING: (ROLLOUT_IN_PROGRESS,),
 }
 
@@ -417,7 +443,8 @@ def document() -> str:
         "`Ready` sums the others up: it is True when all of them are, and otherwise has the reason and the message of the first",
         "that is False. While something is under way `Reconciling` is True, with that same reason; when only a person can help,",
         "`Stalled` is. Both are absent otherwise, as kstatus wants it. `WithinQuota` of a Realm, `Enforced` and `TokensCurrent` are",
-        "told beside it, for what runs goes on.",
+        "told beside it, for what runs goes on. So is `FunctionsInSync`, the drift between what a Worker owns and what its pods",
+        "register; each change of it is an Event too.",
         "",
         "*Then* says what to expect: `good` is why a condition is True, the others why it is False. [GitOps](gitops.md) tools go by it:",
         "",

@@ -344,6 +344,24 @@ NAME_RULE = rule(f"self.metadata.name.size() <= {MAX_NAME_LENGTH}", f"metadata.n
 FunctionIds = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=256)]
 
 
+DRIFT_SHOWN = 32
+DriftTexts = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=DRIFT_SHOWN)]
+
+
+class Drift(Model):
+    """What a Worker owns and what its pods register, where the two differ; at most 32 of each are listed."""
+
+    missing: DriftTexts | None = Field(
+        None, description="Patterns of spec.owns of which no pod has registered a function."
+    )
+    foreign: DriftTexts | None = Field(
+        None, description="Functions, HTTP routes and trigger types that the pods register and another Worker holds."
+    )
+    undeclared: DriftTexts | None = Field(
+        None, description="What else the pods register and do not get, such as functions that spec.owns does not cover."
+    )
+
+
 class WorkerStatus(Model):
     """What the operator has seen; written by the operator only."""
 
@@ -356,7 +374,7 @@ class WorkerStatus(Model):
     conditions: Conditions | None = Field(
         None,
         description="ManifestValid, EngineLinked, WithinQuota, FunctionsClaimed, DependenciesReady, Available, Registered, and "
-        "Ready, which is True when the worker's functions answer calls.",
+        "Ready, which is True when the worker's functions answer calls; beside these FunctionsInSync, which tells of drift.",
     )
     replicas: int | None = Field(None, ge=0, description="Pods that there are.", json_schema_extra={"format": "int32"})
     ready_replicas: int | None = Field(
@@ -374,6 +392,7 @@ class WorkerStatus(Model):
     function_count: int | None = Field(
         None, ge=0, description="How many functions the worker has registered.", json_schema_extra={"format": "int32"}
     )
+    drift: Drift | None = Field(None, description="Where what the worker owns and what its pods register differ.")
     selector: Annotated[str, Field(max_length=1024)] | None = Field(
         None, description="Label selector of the pods, for kubectl scale and autoscalers."
     )

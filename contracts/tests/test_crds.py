@@ -128,7 +128,7 @@ def test_a_worker_has_these_fields_and_no_others():
         *("stateScopes", "suspend", "template", "version"),
     ]
     assert sorted(properties["status"]["properties"]) == [
-        *("conditions", "engine", "functionCount", "functions", "observedGeneration", "readyReplicas"),
+        *("conditions", "drift", "engine", "functionCount", "functions", "observedGeneration", "readyReplicas"),
         *("registeredPods", "replicas", "selector", "version"),
     ]
 

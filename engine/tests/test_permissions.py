@@ -24,7 +24,7 @@ from agentos_engine.triggers.routes import Path
 
 def grant(uid="u1", owns=(), calls=None, **more) -> Grant:
     patterns = None if calls is None else tuple(map(called_pattern, calls))
-    return Grant(uid, f"default/{uid}", tuple(map(Pattern.parse, owns)), calls=patterns, **more)
+    return Grant(uid, f"default/{uid}", tuple(map(Pattern.recorded, owns)), calls=patterns, **more)
 
 
 def peer(uid="u1", role="worker") -> Peer:
@@ -145,13 +145,14 @@ def test_a_function_changes_hands_in_one_step(bus, worker):
 def test_a_route_changes_hands_with_its_function_and_calls_in_progress_end_where_they_are(bus, worker, join):
     http = Http(bus=bus, channels=Channels(bus.clock))
     bus.triggers.serve("http", http, shared=False)
-    one, two, caller = worker("u1", owns=["a::*"]), worker("u2"), join()
+    owns = ["a::*", "http POST /x"]
+    one, two, caller = worker("u1", owns=owns), worker("u2"), join()
     for each in (one, two):
         register(each, "a::f")
         bind(each, "a::f", "http", "1", {"api_path": "x", "http_method": "POST"})
     caller.send(type="invokefunction", invocation_id="1", function_id="a::f", data={})
     begun = one.take("invokefunction")[0]
-    bus.grants.take([grant("u1"), grant("u2", owns=["a::*"])])
+    bus.grants.take([grant("u1"), grant("u2", owns=owns)])
     found = http._routes.get(Path.parse("x"), "POST")
     assert http._choose(found).binding.maker.uid == "u2"
     caller.send(type="invokefunction", invocation_id="2", function_id="a::f", data={})
@@ -184,8 +185,8 @@ def test_what_waits_is_told_to_the_operator(bus, worker):
 
     one = worker(owns=["a::*"])
     register(one, "b::f", "a::f")
-    assert entry(one.connection)["waiting"] == ["b::f"]
-    assert entry(one.connection)["functions"] == ["a::f"]
+    assert entry(one.connection, bus)["waiting"] == ["b::f"]
+    assert entry(one.connection, bus)["functions"] == ["a::f"]
 
 
 def test_what_waits_counts_against_the_limits_and_goes_with_the_connection(bus, worker):
@@ -380,47 +381,249 @@ def test_the_state_scopes_limit_state_triggers_and_indirect_calls(bus, worker):
 
 # What has one owner besides functions
 
+LOGIN = {"api_path": "login", "http_method": "POST"}
+ROUTE = "http POST /login"
 
-def test_a_route_belongs_to_the_worker_that_had_it_first(bus, worker):
-    http = Http(bus=bus, channels=Channels(bus.clock))
-    bus.triggers.serve("http", http, shared=False)
-    one, two = worker("u1", owns=["a::*"]), worker("u2", owns=["b::*"])
+
+@pytest.fixture
+def http(bus):
+    """The REST port's routes, without the port."""
+    served = Http(bus=bus, channels=Channels(bus.clock))
+    bus.triggers.serve("http", served, shared=False)
+
+    def function_of(path: str, method: str) -> str:
+        """The function that gets a request; empty when none does."""
+        found = served._routes.get(Path.parse(path), method)
+        return served._choose(found).binding.function_id if found is not None else ""
+
+    return function_of
+
+
+def told_of(worker, bus) -> tuple[list[str], list[str]]:
+    """What the operator is told that a worker has of routes and trigger types, and what waits."""
+    told = entry(worker.connection, bus)
+    return told["claims"], told["waiting"]
+
+
+def test_a_route_waits_until_it_is_granted_and_the_operator_is_told(bus, worker, http):
+    one = worker(owns=["a::*"])
     register(one, "a::f")
-    register(two, "b::f")
-    route = {"api_path": "login", "http_method": "POST"}
-    assert bind(one, "a::f", "http", "1", route) == []
-    two.send(type="registertrigger", id="2", trigger_type="http", function_id="b::f", config=route)
-    assert "default/u1" in two.take("triggerregistrationresult")[0]["error"]["message"]
+    assert bind(one, "a::f", "http", config=LOGIN) == []
+    assert http("login", "POST") == ""
+    assert told_of(one, bus) == ([], [ROUTE])
+    bus.grants.take([grant(owns=["a::*", ROUTE])])
+    assert http("login", "POST") == "a::f"
+    assert told_of(one, bus) == ([ROUTE], [])
+    assert one.take() == []
+    bus.grants.take([grant(owns=["a::*"])])
+    assert http("login", "POST") == ""
+    assert told_of(one, bus) == ([], [ROUTE])
 
-    def served() -> str:
-        found = http._routes.get(Path.parse("login"), "POST")
-        return http._choose(found).binding.function_id
 
-    assert served() == "a::f"
-    again = worker("u1")
-    register(again, "a::f")
-    bind(again, "a::f", "http", "1", route)
+def test_the_operator_is_told_when_a_route_is_bound_waits_or_goes(bus, worker, http):
+    one = worker(owns=["a::*", ROUTE])
+    seen = []
+    bus.watchers.append(lambda connection: seen.append(told_of(one, bus)))
+    bind(one, "a::f", "http", "1", LOGIN)
+    bind(one, "a::f", "http", "2", LOGIN | {"http_method": "GET"})
+    one.send(type="unregistertrigger", id="2", trigger_type="http")
+    one.send(type="unregistertrigger", id="1", trigger_type="http")
+    assert seen == [([ROUTE], []), ([ROUTE], ["http GET /login"]), ([ROUTE], []), ([], [])]
+    assert bus.bounds.triggers == 0
+
+
+def test_the_names_of_parameters_do_not_matter_for_whose_a_route_is(bus, worker, http):
+    one, two = worker("u1", owns=["a::*", "http GET /orders/:"]), worker("u2", owns=["b::*"])
+    bind(two, "b::f", "http", config={"api_path": "/orders/:number"})
+    bind(one, "a::f", "http", config={"api_path": "orders/:id"})
+    assert http("orders/:x", "GET") == "a::f"
+    assert told_of(two, bus) == ([], ["http GET /orders/:"])
+
+
+def test_a_route_stays_with_its_holder_whoever_comes_first(bus, worker, http):
+    one, two = worker("u1", owns=["a::*", ROUTE]), worker("u2", owns=["b::*"])
+    bind(two, "b::f", "http", config=LOGIN)
+    assert http("login", "POST") == ""
+    bind(one, "a::f", "http", config=LOGIN)
+    assert http("login", "POST") == "a::f"
     one.end()
-    assert served() == "a::f"
-    again.end()
-    assert served() == "b::f"
+    assert http("login", "POST") == ""
+    bind(worker("u1"), "a::f", "http", config=LOGIN)
+    assert http("login", "POST") == "a::f"
 
 
-def test_a_trigger_type_belongs_to_the_worker_that_provided_it_first(bus, worker):
-    one, two, user = worker("u1"), worker("u2"), worker("u3", owns=["c::*"])
-    one.send(type="registertriggertype", id="mail", description="")
-    two.send(type="registertriggertype", id="mail", description="")
-    assert "default/u1" in two.take("error")[0]["error"]["message"]
+def test_a_route_changes_hands_in_one_step(bus, worker, http):
+    one, two = worker("u1", owns=["a::*", ROUTE]), worker("u2", owns=["b::*"])
+    bind(one, "a::f", "http", config=LOGIN)
+    bind(two, "b::f", "http", config=LOGIN)
+    seen = []
+    bus.watchers.append(lambda connection: seen.append((told_of(one, bus)[0], told_of(two, bus)[0])))
+    bus.grants.take([grant("u2", owns=["b::*", ROUTE]), grant("u1", owns=["a::*"])])
+    assert http("login", "POST") == "b::f"
+    assert ([ROUTE], [ROUTE]) not in seen
+
+
+async def test_whose_route_waits_for_five_seconds_is_told_so_and_gets_it_later(bus, worker, http, clock):
+    one = worker(owns=["a::*"])
+    bind(one, "a::f", "http", config=LOGIN)
+    await clock.advance(4.9)
+    assert one.take() == []
+    await clock.advance(0.2)
+    (refused,) = one.take("triggerregistrationresult")
+    assert refused["error"]["code"] == "FORBIDDEN"
+    assert f"{ROUTE} is not granted" in refused["error"]["message"]
+    bus.grants.take([grant(owns=["a::*", ROUTE])])
+    assert http("login", "POST") == "a::f"
+
+
+def test_the_route_of_a_worker_that_leaves_gets_no_new_requests(bus, worker, http):
+    one = worker(owns=["a::*", ROUTE])
+    bind(one, "a::f", "http", config=LOGIN)
+    bus.grants.take([grant(owns=["a::*", ROUTE], leaving=True)])
+    assert http("login", "POST") == ""
+
+
+def test_a_route_whose_function_waits_waits_for_both(bus, worker, http):
+    one = worker(discover=True)
+    register(one, "a::f")
+    bind(one, "a::f", "http", config=LOGIN)
+    assert told_of(one, bus) == ([], ["a::f", ROUTE])
+    bus.grants.take([grant(discover=True, owns=["a::f"])])
+    assert http("login", "POST") == ""
+    bus.grants.take([grant(discover=True, owns=["a::f", ROUTE])])
+    assert http("login", "POST") == "a::f"
+
+
+def test_a_route_that_cannot_be_served_does_not_wait(bus, worker, http):
+    one = worker(owns=["a::*"])
+    for config in ({"api_path": 1}, {"api_path": "x", "http_method": "FETCH"}, {"api_path": "a/../b"}):
+        assert bind(one, "a::f", "http", config=config) == ["trigger_registration_failed"]
+    assert bind(one, "vault::get", "http", config=LOGIN) == ["FORBIDDEN"]
+    assert told_of(one, bus) == ([], [])
+
+
+def test_replicas_share_what_their_worker_has(bus, worker, http):
+    replicas = [worker(owns=["a::*", ROUTE])] + [worker() for _ in range(299)]
+    for each in replicas:
+        assert bind(each, "a::f", "http", config=LOGIN) == []
+    for each in replicas[:-1]:
+        each.end()
+    assert http("login", "POST") == "a::f"
+    replicas[-1].end()
+    assert http("login", "POST") == ""
+
+
+def test_thousands_of_routes_that_nobody_granted_count_and_fill_no_message(bus, worker, http):
+    one = worker(owns=["a::*"])
+    for number in range(5000):
+        bind(one, "a::f", "http", str(number), {"api_path": f"flood/{number}"})
+    assert len(told_of(one, bus)[1]) == MOST_WAITING
+    assert http("flood/1", "GET") == ""
+    before = bus.bounds.triggers
+    one.end()
+    assert before > bus.bounds.triggers == 0
+    assert bus.bounds.registered == 0
+
+
+def test_a_function_that_is_called_like_a_route_is_nobodys(bus, worker, http):
+    one = worker(discover=True)
+    register(one, ROUTE, "trigger-type mail")
+    assert told_of(one, bus) == ([], [])
+    bus.grants.take([grant(discover=True, owns=[ROUTE])])
+    assert serves(bus, ROUTE) == []
+
+
+async def test_after_a_restart_of_the_engine_routes_are_whose_they_were(bus, worker, join, http):
+    store = MemoryRecords()
+    await store.change({each.uid: json.dumps(each.to_wire()).encode() for each in (grant("u1", owns=[ROUTE]),)}, ())
+    await bus.grants.load(store)
+    bus.grants.take([grant("u2")])
+    two, one = worker("u2"), worker("u1")
+    bind(two, "b::f", "http", config=LOGIN)
+    bind(one, "a::f", "http", config=LOGIN)
+    assert http("login", "POST") == "a::f"
+
+
+def test_a_trigger_type_waits_until_it_is_granted(bus, worker):
+    one, two, user = worker("u1", owns=["trigger-type mail"]), worker("u2"), worker("u3", owns=["c::*"])
+    for each in (two, one):
+        each.send(type="registertriggertype", id="mail", description="")
     register(user, "c::f")
     bind(user, "c::f", "mail")
     assert len(one.take("registertrigger")) == 1
-    assert two.take("registertrigger") == []
-    one.end()
+    assert two.take() == []
+    assert told_of(one, bus) == (["trigger-type mail"], [])
+    assert told_of(two, bus) == ([], ["trigger-type mail"])
+    bus.grants.take([grant("u1"), grant("u2", owns=["trigger-type mail"])])
+    assert [each["type"] for each in one.take()] == ["unregistertrigger"]
     assert len(two.take("registertrigger")) == 1
+    two.send(type="unregistertriggertype", id="mail")
+    one.send(type="unregistertriggertype", id="mail")
+    assert told_of(one, bus) == told_of(two, bus) == ([], [])
+    assert bus.bounds.triggers == 1  # the user's
+
+
+async def test_whose_trigger_type_waits_for_five_seconds_is_told_so(bus, worker, clock):
+    one = worker()
+    one.send(type="registertriggertype", id="mail", description="")
+    await clock.advance(5.1)
+    (refused,) = one.take("error")
+    assert "trigger-type mail is not granted" in refused["error"]["message"]
+    one.end()
+    assert (bus.bounds.triggers, bus.bounds.registered) == (0, 0)
+
+
+def test_a_trigger_type_of_the_engine_is_refused_at_once(bus, worker):
+    bus.triggers.serve("t", Bindings())
+    one = worker()
+    one.send(type="registertriggertype", id="t", description="")
+    assert "belongs to the engine" in one.take("error")[0]["error"]["message"]
+    assert told_of(one, bus) == ([], [])
+
+
+def bind_by_a_call(bus, worker):
+    """Connect a worker that binds a route with engine::register_trigger, which is not answered yet."""
+    engine_functions.install(bus)
+    one = worker(owns=["a::*"])
+    register(one, "a::f")
+    data = {"trigger_type": "http", "function_id": "a::f", "config": LOGIN}
+    one.send(type="invokefunction", invocation_id="1", function_id="engine::register_trigger", data=data)
+    return one
+
+
+async def test_a_route_bound_by_a_call_waits_for_its_grant(bus, worker, http):
+    one = bind_by_a_call(bus, worker)
+    await asyncio.sleep(0)
+    assert told_of(one, bus) == ([], [ROUTE])
+    bus.grants.take([grant(owns=["a::*", ROUTE])])
+    await asyncio.sleep(0.01)
+    assert one.take("invocationresult")[0]["result"]["id"]
+    assert http("login", "POST") == "a::f"
+    assert told_of(one, bus) == ([ROUTE], [])
+    bus.grants.take([grant(owns=["a::*"])])
+    assert http("login", "POST") == ""
+    assert told_of(one, bus) == ([], [])
+
+
+async def test_a_route_bound_by_a_call_is_refused_when_the_grant_does_not_come(bus, worker, http, clock):
+    one = bind_by_a_call(bus, worker)
+    await asyncio.sleep(0)
+    await clock.advance(10.1)
+    await asyncio.sleep(0.01)
+    assert one.take("invocationresult")[0]["error"]["code"] == "FORBIDDEN"
+    assert told_of(one, bus) == ([], [])
+    bus.grants.take([grant(owns=["a::*", ROUTE])])
+    assert http("login", "POST") == ""
+    one.end()
+    assert (bus.bounds.triggers, bus.bounds.registered) == (0, 0)
 
 
 def test_another_workers_trigger_id_does_not_take_its_place(bus, worker):
-    provider, one, two = worker("p"), worker("u1", owns=["a::*"]), worker("u2", owns=["b::*"])
+    provider, one, two = (
+        worker("p", owns=["trigger-type mail"]),
+        worker("u1", owns=["a::*"]),
+        worker("u2", owns=["b::*"]),
+    )
     provider.send(type="registertriggertype", id="mail", description="")
     bind(one, "a::f", "mail", "same")
     bind(two, "b::f", "mail", "same")
@@ -501,11 +704,11 @@ async def test_what_a_sleeping_worker_registered_stays_and_calls_say_that_it_sle
 async def test_the_route_of_a_sleeping_worker_answers_503_and_says_why(run_engine, join):
     running = await run_engine()
     bus = running.engine.bus
-    bus.grants.take([grant(owns=["a::*"])])
+    bus.grants.take([grant(owns=["a::*", "http GET /x"])])
     one = join(bus=bus, peer=peer())
     one.send(type="registerfunction", id="a::f")
     bind(one, "a::f", "http", config={"api_path": "x", "http_method": "GET"})
-    bus.grants.take([sleeping()])
+    bus.grants.take([grant(owns=["a::*", "http GET /x"], sleeping=True)])
     one.end()
     answer = await running.http(b"GET /x HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 503 ")
@@ -671,7 +874,7 @@ def test_no_worker_makes_the_message_to_the_operator_too_large(bus, worker):
     one = worker(owns=["a::*"], discover=True)
     register(one, *(f"a::{number}" + "\x01" * 1000 for number in range(3)))
     register(one, *(f"x::{number:04}" + "\x01" * 1000 for number in range(MOST_WAITING + 5)))
-    told = entry(one.connection)
+    told = entry(one.connection, bus)
     assert (len(told["functions"]), len(told["waiting"])) == (3, MOST_WAITING)
     assert {len(each) for each in (*told["functions"], *told["waiting"])} == {LONGEST}
     assert told["waiting"][0].startswith("x::0000")

@@ -166,7 +166,9 @@ async def test_the_operator_gets_a_snapshot_and_then_complete_entries_of_what_ch
         "uid": "u-1",
         "pod_uid": "pod-1",
         "role": "worker",
+        "key_id": "",
         "functions": ["a::z"],
+        "claims": [],
         "waiting": [],
     }
     worker.send(type="registerfunction", id="a::a")

@@ -48,7 +48,9 @@ class Connection:
     pod_uid: str
     functions: frozenset[str]
     waiting: frozenset[str] = frozenset()
-    """What it has registered without a grant for it."""
+    """What it has registered without a grant for it: functions, routes, trigger types."""
+    claims: frozenset[str] = frozenset()
+    """Routes and trigger types that it has, as :mod:`agentos_contracts.claimables` writes them."""
     subject: str = ""
     key_id: str = ""
     """Which key signed its token."""
@@ -336,6 +338,7 @@ class Link:
                     entry["pod_uid"],
                     frozenset(entry["functions"]),
                     frozenset(entry.get("waiting", ())),
+                    frozenset(entry.get("claims", ())),
                     entry.get("subject", ""),
                     entry.get("key_id", ""),
                 )

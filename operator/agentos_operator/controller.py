@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from agentos_contracts.assign import declares_nothing
+from agentos_contracts.claimables import is_claimable
 from agentos_contracts.resource import API_VERSION
 
 from . import key_ring
@@ -137,18 +138,20 @@ class Controller:
             worker = self._cache.worker_with(uid)
             if worker is not None:
                 self._queue.add(worker)
-            waits = self._discovers(worker) and (
-                link is not None and any(each.waiting or not link.enforces for each in link.of(uid))
+            waits = link is not None and any(
+                self._discovers(worker, text)
+                for each in link.of(uid)
+                for text in (each.waiting if link.enforces else each.functions)
             )
             if worker is None or waits or uid in self.context.keeping.get(namespace, ()):
                 self._queue.add(Key(CLAIMS, namespace, ""))
         if self.context.handovers.get(namespace):
             self._queue.add(Key(CLAIMS, namespace, ""))
 
-    def _discovers(self, key: Key | None) -> bool:
-        """Whether a Worker gets functions because it registers them."""
+    def _discovers(self, key: Key | None, registered: str) -> bool:
+        """Whether a Worker may get what it registers because it does so."""
         worker = self._cache.get(WORKER, key.namespace, key.name) if key is not None else None
-        return worker is not None and declares_nothing(worker)
+        return worker is not None and (is_claimable(registered) or declares_nothing(worker))
 
     # --- Work ---
 

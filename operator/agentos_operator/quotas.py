@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agentos_contracts.assign import declares_nothing, patterns_of
+from agentos_contracts.claimables import is_segment
 from agentos_contracts.effective import Effective, effective
 from agentos_contracts.manifest import Manifest
 from agentos_contracts.quota import NOBODY, Allotment, Applicant, Usage, allot, pods_usage, worker_usage
@@ -45,6 +46,8 @@ class Quotas:
         """The Workers of a namespace, with what they want and what they have."""
         held: dict[str, int] = {}
         for claim in self._cache.all(CLAIM, namespace):
+            if is_segment(claim["spec"]["segment"]):
+                continue  # HTTP routes and trigger types are no functions
             for holder in holders(claim):
                 held[holder.uid] = held.get(holder.uid, 0) + 1
         for worker in self._cache.all(WORKER, namespace):

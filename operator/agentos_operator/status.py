@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from agentos_contracts.reasons import POD_REFUSED, REASONS, REPLICAS_SET_ELSEWHERE, Outlook, WorkerCondition
+from agentos_contracts.reasons import (
+    FOREIGN,
+    MISSING,
+    POD_REFUSED,
+    REASONS,
+    REPLICAS_SET_ELSEWHERE,
+    UNDECLARED,
+    Outlook,
+    WorkerCondition,
+)
 
 from .api import Api, NotFound
 from .cache import Cache
@@ -19,6 +28,7 @@ from .work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
+_DRIFTS = {MISSING.name, FOREIGN.name, UNDECLARED.name}
 COUNT_DEBOUNCE = 0.2
 """Seconds for which a Realm's count of ready Workers is gathered: people look at it right after a Worker turned Ready."""
 MESSAGE_DEBOUNCE = 2.0
@@ -69,6 +79,9 @@ class StatusWriter:
         if _set_elsewhere(status) and not _set_elsewhere(before):
             available = condition_of(written, WorkerCondition.AVAILABLE)
             await self._recorder.record(written, available["reason"], available["message"], warning=True)
+        drift = condition_of(written, WorkerCondition.FUNCTIONS_IN_SYNC)
+        if drift and _drift(before) != _drift(status):
+            await self._recorder.record(written, drift["reason"], drift["message"], warning=drift["status"] == "False")
 
     def _delay(self, before: dict[str, Any], status: dict[str, Any]) -> float:
         """Seconds for which what is not urgent is gathered."""
@@ -87,11 +100,11 @@ def _is_trouble(ready: Mapping[str, Any]) -> bool:
 
 
 def _urgent(status: dict[str, Any]) -> tuple[Any, ...]:
-    """What is written at once: Ready, whether something is under way or stuck, and that somebody else scales."""
+    """What is written at once: Ready, whether something is under way or stuck, a turn of the drift, and that somebody else scales."""
     present = {c["type"] for c in status.get("conditions", ()) if c["type"] in ("Reconciling", "Stalled")}
     ready = _ready(status)
     told = ready["status"], ready["reason"], ready["observedGeneration"]
-    return (*told, present, _set_elsewhere(status))
+    return (*told, present, _drift(status)[:1], _set_elsewhere(status))
 
 
 def _set_elsewhere(status: dict[str, Any]) -> bool:
@@ -103,6 +116,12 @@ def _set_elsewhere(status: dict[str, Any]) -> bool:
 def _ready(status: dict[str, Any]) -> dict[str, Any]:
     ready = condition_of({"status": status}, "Ready")
     return {field: ready.get(field) for field in ("status", "reason", "message", "observedGeneration")}
+
+
+def _drift(status: dict[str, Any]) -> tuple[Any, ...]:
+    """Reason and message of the drift that is told; nothing without drift."""
+    found = condition_of({"status": status}, WorkerCondition.FUNCTIONS_IN_SYNC)
+    return (found["reason"], found["message"]) if found.get("reason") in _DRIFTS else ()
 
 
 def refused(obj: Object, status: dict[str, Any], condition: str, message: str) -> dict[str, Any]:

@@ -51,10 +51,12 @@ def decide(
     over_quota: tuple[str, ...] = (),
     room: int | None = None,
     handovers: dict[str, Handover] | None = None,
+    has: dict[str, list[str]] | None = None,
 ) -> ClaimsPlan:
     """Names of Workers: ``lingering`` ones are gone but may still answer, ``pods`` have pods, ``serving`` serve what they had.
 
-    ``registers``: what they have registered without owning it; ``handovers``: those with spec.replaces.
+    ``registers``: what they have registered without owning it; ``has``: what they serve; ``handovers``: those with
+    spec.replaces.
     """
     return plan(
         ClaimsInput(
@@ -66,6 +68,7 @@ def decide(
             lambda uid: uid.removesuffix("-uid") in pods,
             lambda uid: uid.removesuffix("-uid") in lingering,
             lambda uid: (registers or {}).get(uid.removesuffix("-uid"), ()),
+            lambda uid: (has or {}).get(uid.removesuffix("-uid"), ()),
             {f"{name}-uid": each for name, each in (handovers or {}).items()},
             NOW,
             [f"{name}-uid" for name in over_quota],
@@ -427,3 +430,105 @@ def test_one_that_replaces_a_worker_waits_for_a_third_one_as_everybody_does():
     )
     assert answer.handovers == {}
     assert [each.holder.worker for each in answer.waiting["new-uid"]] == ["old", "other"]
+
+
+def test_routes_and_trigger_types_move_in_the_same_pass():
+    route, dropped = "http POST /orders/:", "trigger-type mail"
+    recorded = (
+        claim("a", ("a::*", "old")),
+        claim("http /orders", (route, "old")),
+        claim("trigger-type mail", (dropped, "old")),
+    )
+    answer = decide(
+        worker("old", "a"),
+        worker("new", "a", day=2),
+        claims=recorded,
+        pods=("old", "new"),
+        serving=("old",),
+        registers={"new": [route]},
+        has={"old": ["a::x", route, dropped]},
+        handovers={"new": Handover("old", 1, answers=True)},
+    )
+    assert [held(each) for each in answer.replace] == [[("a::*", "new", STAMP)], [(route, "new", STAMP)]]
+    assert writes(answer) == ([], ["a", "http /orders"], ["trigger-type mail"])
+    after = tuple(each | {"metadata": {**each["metadata"], "resourceVersion": "2"}} for each in answer.replace)
+    again = decide(
+        worker("old", "a"),
+        worker("new", "a", day=2),
+        claims=after,
+        pods=("old", "new"),
+        serving=("old", "new"),
+        registers={"new": [route]},
+        has={"old": ["a::x", route, dropped]},
+        handovers={"new": Handover("old", 1, answers=False)},
+    )
+    assert again.writes == 0
+    assert again.replaced == {"old-uid": "new"}
+
+
+# --- Routes and trigger types ---
+
+ROUTE, TYPE = "http POST /orders/:", "trigger-type mail"
+
+
+def test_a_route_and_a_trigger_type_are_recorded_for_whoever_registers_them():
+    answer = decide(worker("a", "a"), claims=(claim("a", ("a::*", "a")),), registers={"a": [ROUTE, TYPE, "b::x"]})
+    assert writes(answer) == (["http /orders", "trigger-type mail"], [], [])
+    assert answer.create[0]["metadata"]["name"] == "http-orders--" + b"http /orders".hex()
+    assert [held(each) for each in answer.create] == [[(ROUTE, "a", STAMP)], [(TYPE, "a", STAMP)]]
+    assert answer.keeping == {"a-uid"}
+
+
+def test_who_registers_a_route_that_another_holds_waits_for_it_alone():
+    answer = decide(
+        worker("old", "old", day=1),
+        worker("new", "new", day=2),
+        claims=(
+            claim("http /orders", (ROUTE, "new")),
+            claim("old", ("old::*", "old")),
+            claim("new", ("new::*", "new")),
+        ),
+        serving=("new",),
+        registers={"old": [ROUTE, "http GET /orders"]},
+    )
+    assert not answer.waiting
+    assert [each.message for each in answer.refused["old-uid"]] == [f"{ROUTE} is held by Worker new"]
+    (changed,) = answer.replace
+    assert held(changed) == [("http GET /orders", "old", STAMP), (ROUTE, "new", EARLIER)]
+
+
+def test_the_oldest_who_waits_for_a_route_gets_it_when_the_holder_is_gone_or_gives_it_up():
+    waiting = (worker("b", "b", day=2), worker("c", "c", day=3))
+    registers = {"b": [ROUTE], "c": [ROUTE]}
+    recorded = (
+        claim("http /orders", (ROUTE, "a")),
+        *(claim(each, (f"{each}::*", each)) for each in ("a", "b", "c")),
+    )
+    still = decide(worker("a", "a"), *waiting, claims=recorded, serving=("a",), registers=registers)
+    assert still.writes == 0
+    for answer in (
+        decide(worker("a", "a"), *waiting, claims=recorded, registers=registers),
+        decide(*waiting, claims=recorded, registers=registers),
+    ):
+        assert held(answer.replace[0]) == [(ROUTE, "b", STAMP)]
+    lingering = decide(*waiting, claims=recorded, lingering=("a",), registers=registers)
+    assert lingering.writes == 0
+
+
+def test_what_is_served_though_its_record_was_deleted_stays_with_whoever_serves_it():
+    answer = decide(
+        worker("old", "old", day=1),
+        worker("new", day=2) | {"spec": {}},
+        claims=(claim("old", ("old::*", "old")),),
+        serving=("new",),
+        registers={"old": [ROUTE], "new": []},
+        has={"new": [ROUTE, "new::x"], "old": ["old::x"]},
+    )
+    assert [held(each) for each in answer.create] == [[(ROUTE, "new", STAMP)], [("new::x", "new", STAMP)]]
+
+
+def test_a_worker_that_floods_gets_some_and_the_rest_is_refused():
+    flood = [f"http GET /flood/{number:05}" for number in range(1000)]
+    answer = decide(worker("a", "a"), claims=(claim("a", ("a::*", "a")),), registers={"a": flood})
+    assert len(answer.create[0]["spec"]["holders"]) == MAX_DISCOVERED
+    assert len(answer.refused["a-uid"]) == 1000 - MAX_DISCOVERED

@@ -12,8 +12,8 @@ def worker(*owns, replicas=1):
     }
 
 
-def connection(pod, functions=(), waiting=()):
-    return Connection(f"worker-{pod}", "uid", pod, frozenset(functions), frozenset(waiting))
+def connection(pod, functions=(), waiting=(), claims=()):
+    return Connection(f"worker-{pod}", "uid", pod, frozenset(functions), frozenset(waiting), frozenset(claims))
 
 
 OLD = [connection("old-1", ["a::x", "a::y", "b::z"]), connection("old-2", ["a::x"])]
@@ -64,3 +64,14 @@ def test_the_message_names_what_is_lacking():
     assert answer.message == (
         "it takes over from Worker old as soon as its pod has registered what that one serves; not registered: a::y"
     )
+
+
+@pytest.mark.parametrize("owns", [["a::x"], []])
+def test_it_has_to_register_the_routes_and_trigger_types_too_unless_it_has_settled_without(owns):
+    route, kind = "http POST /orders", "trigger-type mail"
+    old = [connection("old", ["a::x"], claims=[route, kind])]
+    early, late = connection("p", waiting=["a::x", route]), connection("p", waiting=["a::x", route, kind])
+    assert handover(worker(*owns), [early], (), old).lacking == (kind,)
+    assert not handover(worker(*owns), [early], (), old).answers
+    assert handover(worker(*owns), [late], (), old).answers
+    assert handover(worker(*owns), [early], (), old, settled={"p"}).answers

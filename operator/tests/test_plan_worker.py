@@ -14,13 +14,14 @@ from agentos_contracts.quota import Excess
 from agentos_operator.bus import Connection
 from agentos_operator.plan.conditions import MESSAGE_LIMIT
 from agentos_operator.plan.handover import Handover
-from agentos_operator.plan.worker import EngineView, WorkerInput, WorkerPlan, plan
+from agentos_operator.plan.worker import EngineView, Obstacle, WorkerInput, WorkerPlan, plan
 from agentos_operator.plan.worker.status import FUNCTIONS_SHOWN
 
 from tests.worker_snapshots import (
     BREAK,
     EARLIER,
     GATE,
+    HELD,
     LINKED,
     LOGS,
     MEMORY,
@@ -35,6 +36,7 @@ from tests.worker_snapshots import (
     deployment,
     fresh,
     kinds,
+    nothing_of,
     pod,
     refused,
     scaled_by,
@@ -477,54 +479,44 @@ TABLE = [
         f"not every pod has registered its functions on the engine; {LOGS}",
     ),
     (
-        "it registers what it does not own",
-        refused("b::x", "a::x"),
+        "what it does not own keeps nothing of its own from answering",
+        refused("b::x", "a::x", "http GET /x", ungranted={"b::x": None, "a::x": None, "http GET /x": HELD}),
         "Registered",
-        False,
-        reasons.NOT_GRANTED,
-        "it registers a::x, b::x, which spec.owns does not cover; add to spec.owns what is free, and have it register nothing else",
+        True,
+        reasons.REGISTERED,
+        None,
     ),
     (
         "it registers another function than the one that it owns",
-        refused("wasm::exec", spec={"owns": ["wasm::run"]}),
+        refused("wasm::exec", spec={"owns": ["wasm::run"]}, pods=[pod(gate=None)]),
+        "Registered",
+        False,
+        reasons.NOT_REGISTERED,
+        f"it is connected to the engine, but has not registered wasm::run; {LOGS}",
+    ),
+    (
+        "declared nothing, and another holds all that it registers",
+        nothing_of("a::x", "a::y", ungranted={"a::x": HELD, "a::y": HELD}),
         "Registered",
         False,
         reasons.NOT_GRANTED,
-        "it registers wasm::exec, which spec.owns does not cover; add to spec.owns what is free, and have it register nothing "
-        "else; it has not registered wasm::run",
+        "it registers a::x, a::y, which Worker old holds by a::*, and gets no other; name in spec.owns what is free",
     ),
     (
-        "it registers what another holds, and what nobody can claim",
-        refused(
-            "a::x",
-            "hello",
-            ungranted={
-                "a::x": "which Worker old holds by a::*",
-                "hello": "which cannot be claimed (hello has no '::')",
-            },
-        ),
-        "Registered",
-        False,
-        reasons.NOT_GRANTED,
-        "it registers a::x, which Worker old holds by a::*; hello, which cannot be claimed (hello has no '::'); "
-        "add to spec.owns what is free, and have it register nothing else",
-    ),
-    (
-        "it registers very much that it does not own",
-        refused(*(f"a::{number}" for number in range(9))),
-        "Registered",
-        False,
-        reasons.NOT_GRANTED,
-        "it registers a::0, a::1, a::2, a::3, a::4 and 4 more, which spec.owns does not cover; "
-        "add to spec.owns what is free, and have it register nothing else",
-    ),
-    (
-        "containers run, and register what they do not own",
-        refused("a::x", deployment=deployment(1, 0)),
+        "declared nothing, and registers only what has to be named",
+        nothing_of("vault::get", ungranted={"vault::get": Obstacle("which cannot be claimed (it is sensitive)")}),
         "Available",
         False,
         reasons.NOT_GRANTED,
-        "it registers a::x, which spec.owns does not cover; add to spec.owns what is free, and have it register nothing else",
+        "it registers vault::get, which cannot be claimed (it is sensitive), and gets no other; name in spec.owns what is free",
+    ),
+    (
+        "declared nothing, and another holds a part of what it registers",
+        refused("a::x", spec={"owns": None}, ungranted={"a::x": HELD}),
+        "Registered",
+        True,
+        reasons.REGISTERED,
+        None,
     ),
     (
         "what was added to owns is about to be granted",
@@ -542,13 +534,96 @@ TABLE = [
         reasons.REGISTERED,
         None,
     ),
+    ("in sync", snapshot(), "FunctionsInSync", True, reasons.IN_SYNC, None),
     (
-        "declared nothing, and has not got what it registers",
-        refused("a::x", spec={"owns": None}, quiet_for=6.0),
-        "Registered",
+        "in sync without pods",
+        snapshot(spec={"replicas": 0}),
+        "FunctionsInSync",
+        True,
+        reasons.IN_SYNC,
+        "no pod is wanted",
+    ),
+    ("not started", fresh(engine=None), "FunctionsInSync", False, reasons.NOT_STARTED, None),
+    (
+        "owned and never registered",
+        snapshot(spec={"owns": ["wasm::*", "agent::*"]}),
+        "FunctionsInSync",
         False,
-        reasons.NOT_GRANTED,
-        "it registers a::x, which spec.owns does not cover; add to spec.owns what is free, and have it register nothing else",
+        reasons.MISSING,
+        "spec.owns names agent::*, which no pod has registered: have the worker register what is missing, or take it out of "
+        "spec.owns",
+    ),
+    (
+        "not registered yet",
+        snapshot(spec={"owns": ["wasm::*", "agent::*"]}, pods=[pod(since=STAMP)]),
+        "FunctionsInSync",
+        False,
+        reasons.NOT_STARTED,
+        None,
+    ),
+    (
+        "waits for a clash is not missing",
+        snapshot(spec={"owns": ["wasm::*", "agent::*"]}, held=frozenset({"wasm::*"})),
+        "FunctionsInSync",
+        True,
+        reasons.IN_SYNC,
+        None,
+    ),
+    (
+        "registered without owning it",
+        refused("b::x", "a::x"),
+        "FunctionsInSync",
+        False,
+        reasons.UNDECLARED,
+        "it registers a::x, b::x, which spec.owns does not cover: add to spec.owns what is free, or have it register nothing else",
+    ),
+    (
+        "registered very much without owning it",
+        refused(*(f"a::{number}" for number in range(9))),
+        "FunctionsInSync",
+        False,
+        reasons.UNDECLARED,
+        "it registers a::0, a::1, a::2, a::3, a::4 and 4 more, which spec.owns does not cover: "
+        "add to spec.owns what is free, or have it register nothing else",
+    ),
+    (
+        "registered what another holds",
+        refused(
+            "http GET /x", "a::x", ungranted={"a::x": HELD, "http GET /x": Obstacle("which Worker shop holds", "shop")}
+        ),
+        "FunctionsInSync",
+        False,
+        reasons.FOREIGN,
+        "it registers a::x, which Worker old holds by a::*; http GET /x, which Worker shop holds: it gets that when the holder is "
+        "deleted; else have it register something else",
+    ),
+    (
+        "everything at once",
+        refused("hello", "a::x", spec={"owns": ["wasm::*", "b::c"]}, ungranted={"a::x": HELD, "hello": None}),
+        "FunctionsInSync",
+        False,
+        reasons.MISSING,
+        "spec.owns names b::c, which no pod has registered: have the worker register what is missing, or take it out of spec.owns; "
+        "it registers a::x, which Worker old holds by a::*: it gets that when the holder is deleted; else have it register "
+        "something else; it registers hello, which spec.owns does not cover: add to spec.owns what is free, or have it register "
+        "nothing else",
+    ),
+    (
+        "a free route is about to be granted",
+        refused("http GET /x", quiet_for=1.0),
+        "FunctionsInSync",
+        True,
+        reasons.IN_SYNC,
+        None,
+    ),
+    (
+        "a free route was not granted in time",
+        refused("http GET /x", quiet_for=6.0),
+        "FunctionsInSync",
+        False,
+        reasons.UNDECLARED,
+        "it registers http GET /x, which is free and could not be recorded yet: add to spec.owns what is free, or have it register "
+        "nothing else",
     ),
     ("not registered as not started", fresh(engine=None), "Registered", False, reasons.NOT_STARTED, None),
     (
@@ -784,12 +859,45 @@ LOST = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("ungranted", "opens"), [({}, False), ({"a::x": "which Worker old holds by a::*"}, True)], ids=["soon", "never"]
-)
+@pytest.mark.parametrize(("ungranted", "opens"), [({}, False), ({"a::x": HELD}, True)], ids=["soon", "never"])
 def test_a_worker_that_declared_nothing_answers_once_all_is_granted_that_can_be(ungranted, opens):
-    answer = plan(refused("a::x", spec={"owns": None}, pods=[pod(gate=None)], ungranted=ungranted))
+    answer = plan(refused("a::x", spec={"owns": None}, pods=[pod(gate=None)], ungranted=ungranted, quiet_for=1.0))
     assert [wanted for _, wanted in answer.gates] == ([True] if opens else [])
+
+
+def test_a_pod_whose_route_is_free_answers_once_that_is_granted_and_a_route_of_another_keeps_no_gate_closed():
+    route, unready = "http GET /x", {"pods": [pod(gate=None)], "quiet_for": 1.0}
+    soon = plan(refused(route, **unready))
+    assert soon.gates == ()
+    assert soon.requeue_after == pytest.approx(4.1)
+    assert [wanted for _, wanted in plan(refused(route, ungranted={route: HELD}, **unready)).gates] == [True]
+    assert [wanted for _, wanted in plan(refused(route, **unready | {"quiet_for": 5.0})).gates] == [True]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"engine": OUTAGE}, {"connections": ()}, {"pods": [pod(since=STAMP)], "connections": ()}]
+)
+def test_drift_is_told_as_before_while_nothing_can_be_seen_of_it(changes):
+    before = refused("a::x", ungranted={"a::x": HELD})
+    told = plan(before).status
+    resource = worker()
+    resource["status"] = told
+    after = plan(refused("a::x", worker=resource, ungranted={"a::x": HELD}, **changes)).status
+    assert after["drift"] == told["drift"] == {"missing": [], "foreign": ["a::x"], "undeclared": []}
+    for status in (told, after):
+        (found,) = (each for each in status["conditions"] if each["type"] == "FunctionsInSync")
+        assert (found["status"], found["reason"]) == ("False", "Foreign")
+        assert "which Worker old holds by a::*" in found["message"]
+
+
+def test_drift_lists_as_much_as_fits():
+    answer = plan(refused(*(f"a::{number:04}" for number in range(1000))))
+    assert answer.status["drift"] == {
+        "missing": [],
+        "foreign": [],
+        "undeclared": [f"a::{number:04}" for number in range(32)],
+    }
+    assert condition(answer, "Ready")["status"] == "True"
 
 
 def test_what_is_not_granted_keeps_no_gate_closed_when_all_that_is_owned_answers():
@@ -866,6 +974,7 @@ def test_a_ready_worker_that_is_settled_has_neither_reconciling_nor_stalled():
         "DependenciesReady",
         "Available",
         "Registered",
+        "FunctionsInSync",
         "Enforced",
         "Ready",
     ]
@@ -956,6 +1065,7 @@ def test_counts_and_names_are_told():
         "registeredPods": 2,
         "functions": ["wasm::a", "wasm::b"],
         "functionCount": 2,
+        "drift": None,
         "selector": "agentos.dev/worker-uid=w-uid",
         "engine": "agentos-engine.team.svc:49134",
         "version": "1.2.3",
@@ -1257,12 +1367,12 @@ def test_whether_ownership_is_enforced_is_told_beside_ready():
 
 
 def test_an_outage_shorter_than_the_grace_changes_nothing_in_a_workers_status():
-    up = plan(snapshot()).status
-    linked = {c["type"]: c["status"] for c in up["conditions"]}
+    up = snapshot().worker
+    up["status"] = plan(snapshot()).status
+    for each in up["status"]["conditions"]:
+        each["lastTransitionTime"] = EARLIER
     down = EngineView("prod", linked=False, up_for=0, down_for=10)
-    assert plan(snapshot(engine=down, conditions=linked)).status["conditions"] == [
-        condition | {"lastTransitionTime": EARLIER} for condition in up["conditions"]
-    ]
+    assert plan(snapshot(engine=down, worker=up)).status["conditions"] == up["status"]["conditions"]
 
 
 # --- A Realm that is deleted ---

@@ -271,3 +271,32 @@ async def test_who_sets_the_number_of_pods_is_told_at_once_and_by_one_event(writ
     await written.write(scaled_elsewhere(status(), "3 pods: kubectl has set it"))
     await written.write(status())
     assert len(written.events) == 1
+
+
+def drifting(reason: str, message: str, in_sync: str = "False") -> dict:
+    told = status()
+    told["conditions"].append({"type": "FunctionsInSync", "status": in_sync, "reason": reason, "message": message})
+    return told
+
+
+async def test_drift_is_told_by_an_event_for_each_change_and_by_one_when_it_ends(api, clock):
+    written = Written(api, debounce=0.0)
+    written.there(drifting("NotStarted", "no pod yet"))
+    for told in (
+        drifting("Foreign", "old holds a::x"),
+        drifting("Foreign", "old holds a::x"),
+        drifting("Foreign", "old holds a::x, a::y"),
+        drifting("InSync", "fine", "True"),
+    ):
+        await written.write(told)
+    assert [(each["type"], each["reason"], each["note"]) for each in written.events] == [
+        ("Warning", "Foreign", "old holds a::x"),
+        ("Warning", "Foreign", "old holds a::x, a::y"),
+        ("Normal", "InSync", "fine"),
+    ]
+
+
+async def test_a_start_without_drift_has_no_event_of_it(written):
+    written.there(drifting("NotStarted", "no pod yet"))
+    await written.write(drifting("InSync", "fine", "True") | {"replicas": 2})
+    assert written.events == []

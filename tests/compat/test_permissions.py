@@ -19,8 +19,9 @@ class Operator:
         self.raw = raw
 
     async def grant(self, name: str, owns=(), calls=None, **more) -> None:
-        uid = f"uid-of-default/{name}"
-        grant = {"uid": uid, "worker": f"default/{name}", "owns": list(owns), "calls": calls, "state_scopes": None}
+        """Grant functions, and the route by which it is seen that the worker answers."""
+        uid, owned = f"uid-of-default/{name}", [*owns, f"http GET /{name}/keyless"]
+        grant = {"uid": uid, "worker": f"default/{name}", "owns": owned, "calls": calls, "state_scopes": None}
         await self.raw.call("engine::grants::apply", {"grants": [grant | more]})
 
     async def revoke(self, name: str) -> None:

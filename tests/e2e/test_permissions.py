@@ -1,8 +1,6 @@
 """A Worker's YAML says what it may register and call, and the bus enforces it."""
 
 import base64
-import contextlib
-import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -10,11 +8,11 @@ from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
 from tests import demo
 from tests.cluster import Cluster
-from tests.e2e.support import NAMESPACE, apply, condition, get, listed, until, until_condition, until_ready, worker
+from tests.e2e.bus import Bus, connected
+from tests.e2e.support import NAMESPACE, apply, get, listed, until, until_condition, until_ready, worker
 
 pytestmark = pytest.mark.cluster
 
@@ -39,35 +37,6 @@ worker.shutdown()
 
 def caller(name: str, *functions: str, **spec: Any) -> dict[str, Any]:
     return worker(name, *functions, command=["python3", "-c", CALLER], **spec)
-
-
-class Bus:
-    """A connection to the realm's engine."""
-
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-        self._numbers = itertools.count()
-
-    def call(self, function_id: str, payload: Any) -> dict[str, Any]:
-        """The answer: a message with ``result`` or ``error``."""
-        number = f"call-{next(self._numbers)}"
-        message = {"type": "invokefunction", "invocation_id": number, "function_id": function_id, "data": payload}
-        self._socket.send(json.dumps(message))
-        while (answer := json.loads(self._socket.recv(timeout=15))).get("invocation_id") != number:
-            pass
-        return answer
-
-    def via(self, function_id: str, to: str, **payload: Any) -> str:
-        """What goes wrong when a worker's function calls another; empty when nothing does."""
-        answer = self.call(function_id, {"to": to, "payload": payload})
-        return json.dumps(answer["error"]) if "error" in answer else answer["result"].get("error", "")
-
-
-@contextlib.contextmanager
-def connected(url: str) -> Iterator[Bus]:
-    """A connection at this URL."""
-    with connect(url, open_timeout=10, compression=None) as socket:
-        yield Bus(socket)
 
 
 @pytest.fixture
@@ -125,14 +94,14 @@ def test_a_call_outside_calls_is_refused_with_the_line_and_allowed_a_moment_afte
 
 def test_what_spec_owns_does_not_cover_is_not_served_and_told_until_it_does(cluster: Cluster, bus: Bus) -> None:
     apply(cluster, worker("greedy", "greedy::one", "loot::one", owns=["greedy::*"]))
-    message = until_condition(cluster, "greedy", "Registered", "False", "NotGranted")
-    assert message.startswith("it registers loot::one, which spec.owns does not cover; add to spec.owns what is free")
-    assert condition(get(cluster, "worker", "greedy"), "Ready")[:2] == ("False", "NotGranted")
+    until_ready(cluster, "greedy")
+    message = until_condition(cluster, "greedy", "FunctionsInSync", "False", "Undeclared")
+    assert message.startswith("it registers loot::one, which spec.owns does not cover: add to spec.owns what is free")
     assert get(cluster, "worker", "greedy")["status"]["functions"] == ["greedy::one"]
     assert "function_not_found" in json.dumps(bus.call("loot::one", {}))
     assert bus.call("greedy::one", {})["result"]["from"] == "greedy"
     patch(cluster, "greedy", owns=["greedy::*", "loot::one"])
-    until_ready(cluster, "greedy")
+    until_condition(cluster, "greedy", "FunctionsInSync", "True", "InSync")
     assert bus.call("loot::one", {})["result"]["from"] == "greedy"
 
 
@@ -142,12 +111,18 @@ def test_a_worker_that_declares_nothing_gets_what_nobody_else_has(cluster: Clust
     undeclared = worker("undeclared", "shared::one", "found::one")
     del undeclared["spec"]["owns"]
     apply(cluster, undeclared)
-    message = until_condition(cluster, "undeclared", "Registered", "False", "NotGranted")
-    assert "it registers shared::one, which Worker holder holds by shared::one" in message
+    until_ready(cluster, "undeclared")
+    message = until_condition(cluster, "undeclared", "FunctionsInSync", "False", "Foreign")
+    assert "it registers http POST /shared/one, shared::one, which Worker holder holds" in message
     assert bus.call("found::one", {})["result"]["from"] == "undeclared"
     assert bus.call("shared::one", {})["result"]["from"] == "holder"
     held = get(cluster, "functionclaim", "found")["spec"]["holders"]
     assert [(each["pattern"], each["worker"]) for each in held] == [("found::one", "undeclared")]
+    nothing = worker("nothing", "shared::one")
+    del nothing["spec"]["owns"]
+    apply(cluster, nothing)
+    message = until_condition(cluster, "nothing", "Ready", "False", "NotGranted")
+    assert "it registers shared::one, which Worker holder holds, and gets no other" in message
 
 
 def test_grants_outlive_the_engine_and_end_with_the_worker(cluster: Cluster) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agentos_contracts.assign import Claimant, Clash, Holder, assign, claimable
+from agentos_contracts.assign import Claimant, Clash, Holder, assign
 from agentos_contracts.patterns import Pattern, PatternError
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class Claims:
         return self._held(self.seen[name][0]) if name in self.seen else []
 
     def holder(self, function_id: str) -> str:
-        """Return the name of the Worker that holds a function; empty when nobody does."""
-        for holder in self.holders.get(function_id.partition("::")[0], ()):
+        """Return the name of the Worker that holds a function, route or trigger type; empty when nobody does."""
+        for holder in self.holders.get(Pattern(function_id).segment, ()):
             if Pattern(holder.pattern).matches(function_id):
                 return holder.worker
         return ""
@@ -68,19 +68,21 @@ class Claims:
         self,
         wanted: Mapping[str, tuple[Pattern, ...]],
         running: Mapping[str, Collection[str]],
-        registers: Mapping[str, Collection[str]],
+        registers: Mapping[str, tuple[Pattern, ...]],
+        settled: Collection[str] = (),
     ) -> dict[str, tuple[Clash, ...]]:
         """Assign all patterns and return who waits, with what stands in the way.
 
-        ``registers`` has the Workers that declare nothing, with the functions that they have registered without owning
-        them: each gets those that nobody else has.
+        ``registers`` has what Workers would get because they have registered it: each gets what nobody else has, and keeps
+        it until it is ``settled``, that is, has had the time to register it again.
 
         ``wanted`` has every Worker there is, in the order of the files, with its patterns; ``running`` has those that
         have processes, with the functions that these serve: they keep what they hold even when their Worker is gone,
         and what they gave up as long as they serve it.
         """
         claimants = [
-            self._claimant(name, patterns, running.get(name), registers.get(name)) for name, patterns in wanted.items()
+            self._claimant(name, patterns, running.get(name), registers.get(name, ()), name in settled)
+            for name, patterns in wanted.items()
         ]
         claimants += [self._leaving(name) for name in running if name not in wanted]
         assignment = assign(claimants, self.holders, _now())
@@ -101,19 +103,25 @@ class Claims:
         name: str,
         patterns: tuple[Pattern, ...],
         serves: Collection[str] | None,
-        registers: Collection[str] | None,
+        registers: tuple[Pattern, ...],
+        settled: bool,
     ) -> Claimant:
         uid, created = self._entry(name)
         held = self._held(uid)
-        kept = [each for each in held if each not in patterns and any(map(each.matches, serves or ()))]
+        given_up = [each for each in held if each not in patterns]
+        kept = [
+            each
+            for each in given_up
+            if any(map(each.matches, serves or ())) or not (settled or (patterns and each.is_function))
+        ]
         return Claimant(
             name,
             uid,
             created,
             patterns,
-            (*kept, *claimable(registers or ())),
+            (*kept, *registers),
             started=serves is not None,
-            serving=serves is not None and not held and registers is None,
+            serving=serves is not None and bool(patterns) and not any(each.is_function for each in held),
         )
 
     def _leaving(self, name: str) -> Claimant:
@@ -126,7 +134,7 @@ class Claims:
             for holder in held:
                 if holder.uid == uid:
                     try:
-                        found.append(Pattern.parse(holder.pattern))
+                        found.append(Pattern.recorded(holder.pattern))
                     except PatternError:  # somebody has edited the file
                         continue
         return found

@@ -5,6 +5,7 @@ import contextlib
 import time
 
 from agentos_engine.bus.connection import ANONYMOUS, Connection
+from agentos_engine.triggers.connections import registered_claims
 
 from agentos.local.engine import LocalEngine
 from agentos.local.instance import Instance
@@ -34,9 +35,16 @@ class Connections:
         """Return the ids of the functions that an instance serves."""
         return frozenset(function_id for each in self.of(instance) for function_id in each.registrations)
 
+    def claims(self, instance: Instance) -> frozenset[str]:
+        """Return the routes and trigger types of an instance."""
+        return frozenset(text for each in self.of(instance) for text in registered_claims(each, self._bus)[0])
+
     def waiting(self, instance: Instance) -> frozenset[str]:
-        """Return the ids of the functions that an instance has registered and may not serve (yet)."""
-        return frozenset(function_id for each in self.of(instance) for function_id in each.waiting)
+        """Return the functions, routes and trigger types that an instance has registered and may not serve (yet)."""
+        found: set[str] = set()
+        for each in self.of(instance):
+            found |= each.waiting.keys() | registered_claims(each, self._bus)[1]
+        return frozenset(found)
 
     def quiet_for(self, instance: Instance) -> float:
         """Return for how many seconds an instance has registered nothing more; 0 when it is not connected."""

@@ -96,9 +96,17 @@ class Service:
         """Return the ids of the functions that its processes serve now."""
         return frozenset().union(*map(self._connections.functions, self._instances()))
 
+    def claims(self) -> frozenset[str]:
+        """Return the routes and trigger types that its processes serve now."""
+        return frozenset().union(*map(self._connections.claims, self._instances()))
+
     def waiting(self) -> frozenset[str]:
-        """Return the ids of the functions that its processes have registered and may not serve (yet)."""
+        """Return what its processes have registered and may not serve (yet): functions, routes and trigger types."""
         return frozenset().union(*map(self._connections.waiting, self._instances()))
+
+    def has_registered_all(self) -> bool:
+        """Whether it has been connected for long enough that what it does not register is not to come."""
+        return any(self._connections.quiet_for(each) > QUIET_REPLACEMENT for each in self._instances())
 
     def allow(self) -> None:
         """Let it run."""

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentos_contracts.assign import declares_nothing, unclaimable
+from agentos_contracts.assign import declares_nothing, discovered, unclaimable
+from agentos_contracts.claimables import is_claimable
 from agentos_contracts.dependencies import Dependency, unmet
 from agentos_contracts.granting import grant_of
 from agentos_contracts.grants import Grant
 from agentos_contracts.manifest import BUILT_IN_WORKERS
+from agentos_contracts.patterns import Pattern
 from agentos_contracts.reasons import CLASH, SCALED_TO_ZERO, SUSPENDED
 
 from agentos.local.claims import Claims
@@ -138,17 +140,19 @@ class Supervisor:
         """Let those run that may: their functions are free, and what they need for the first start is ready."""
         leaving = {service.worker.name for service in self._leaving}
         running: dict[str, frozenset[str]] = {}
-        registers: dict[str, frozenset[str]] = {}
+        registers: dict[str, tuple[Pattern, ...]] = {}
         # One that was removed twice is there twice, and the first may still end its calls.
         for service in (*self._leaving, *self._services.values()):
             name = service.worker.name
             if service.allowed or service.running:
-                running[name] = running.get(name, frozenset()) | service.functions() | service.waiting()
+                running[name] = (
+                    running.get(name, frozenset()) | service.functions() | service.claims() | service.waiting()
+                )
         for name, worker in self._workers.items():
-            if declares_nothing(worker.resource):
-                registers[name] = self._services[name].waiting()
+            registers[name] = discovered(worker.resource, self._services[name].waiting())
         wanted = {name: worker.patterns for name, worker in self._workers.items()}
-        waiting = self._claims.decide(wanted, running, registers)
+        settled = {name for name, service in self._services.items() if service.has_registered_all()}
+        waiting = self._claims.decide(wanted, running, registers, settled)
         self._grant([*wanted, *(name for name in running if name not in wanted)])
         providers = []
         for name, service in self._services.items():
@@ -204,12 +208,15 @@ class Supervisor:
                 if holder == name:
                     continue  # it is about to get it
                 if holder:
-                    refused[name, function_id] = (
-                        f"Worker {holder} holds it; write spec.owns in their YAML, or rename it"
+                    remedy = (
+                        "register another one"
+                        if is_claimable(function_id)
+                        else "write spec.owns in their YAML, or rename it"
                     )
+                    refused[name, function_id] = f"Worker {holder} holds it; {remedy}"
                 elif why := unclaimable(function_id):
                     refused[name, function_id] = why
-                elif not declares_nothing(service.worker.resource):
+                elif not (is_claimable(function_id) or declares_nothing(service.worker.resource)):
                     refused[name, function_id] = f"spec.owns does not cover it; add this line there:   - {function_id}"
         for (name, function_id), why in sorted(refused.items()):
             if (name, function_id) not in self._refused:

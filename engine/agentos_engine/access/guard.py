@@ -115,7 +115,8 @@ class SessionGuard:
                 case "registertriggertype":
                     await self._trigger_type(connection, message, frame)
                 case "unregistertriggertype":
-                    self._bus.triggers.withdraw(connection, self._trigger_types.remove(message.id or ""))
+                    outer = self._trigger_types.remove(message.id or "")
+                    self._bus.registrations.unregister_trigger_type(connection, outer)
                 case _:
                     self._bus.carry_out(connection, message, frame)
         except BusError as error:
@@ -195,7 +196,7 @@ class SessionGuard:
         message.id = admitted.trigger_type_id
         message.description = _raw(admitted.description)
         self._bus.registrations.trigger_type(connection, message, frame)
-        if admitted.trigger_type_id in connection.trigger_types:
+        if admitted.trigger_type_id in connection.trigger_types or admitted.trigger_type_id in connection.waiting_types:
             self._trigger_types.add(local_id, admitted.trigger_type_id)
 
     def call(self, connection: Connection, message: Message, invocation_id: str | None, namespace: str) -> None:

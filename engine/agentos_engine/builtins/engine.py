@@ -11,6 +11,7 @@ from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, PART_OF_
 from agentos_engine.bus.errors import BusError
 from agentos_engine.bus.functions import Context, decode, decode_optional
 from agentos_engine.bus.registrations import check_id
+from agentos_engine.bus.waiting import not_granted
 from agentos_engine.protocol.messages import listable
 from agentos_engine.triggers.registry import Binding
 
@@ -124,16 +125,19 @@ def install(bus: Bus) -> None:
             )
         except ValueError as error:
             raise BusError("INVALID_ARGUMENTS", str(error)) from error
-        if caller is not None:
-            bus.registrations.check_binding(caller.permissions, binding)
         try:
-            bus.triggers.bind(binding)
+            if caller is None or not bus.registrations.await_route(caller, binding):
+                bus.triggers.bind(binding)
             timer = bus.clock.machine.call_later(PROVIDER_TIMEOUT, _resolve, result, None)
             try:
                 refusal = await result
             finally:
                 timer.cancel()
+            if caller is not None and binding.id in caller.waiting_bindings:
+                raise BusError("FORBIDDEN", not_granted(binding.claim))
         except BaseException:
+            if caller is not None:
+                bus.registrations.unregister_trigger(caller, binding.id)
             bus.triggers.unbind(None, binding.id)
             raise
         if refusal is not None:

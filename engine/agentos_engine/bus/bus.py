@@ -213,7 +213,7 @@ class Bus:
         self.registrations.unregister_trigger(connection, message.id or "")
 
     def _unregister_trigger_type(self, connection: Connection, message: Message, frame: bytes) -> None:
-        self.triggers.withdraw(connection, message.id or "")
+        self.registrations.unregister_trigger_type(connection, message.id or "")
 
     def _fault(self, connection: Connection, reason: str) -> None:
         connection.faults += 1

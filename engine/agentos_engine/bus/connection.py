@@ -133,7 +133,9 @@ class Connection:
     waiting: "dict[str, Registration]" = field(default_factory=dict)
     """Functions that it would serve, by id, and that its grant does not cover, or another worker still has."""
     waiting_bindings: "dict[str, Binding]" = field(default_factory=dict)
-    """Bindings of such functions, by trigger id."""
+    """Bindings of such functions, and those to routes that its grant does not cover, by trigger id."""
+    waiting_types: "dict[str, Provided]" = field(default_factory=dict)
+    """Trigger types that its grant does not cover."""
     registered_bytes: int = 0
     calls: "dict[str, Call]" = field(default_factory=dict)
     """Calls that this worker is to answer, by the invocation id that it was given: nobody else can answer them."""

@@ -53,6 +53,7 @@ class Registrations:
         self.withhold_ownerless = self._waiting.withhold_ownerless
         self.forget = self._waiting.forget
         self.check_binding = self._waiting.check
+        self.await_route = self._waiting.await_route
 
     def log(self, connection: Connection, text: str, reason: str, **more: str) -> None:
         """One line for each of a connection's first refusals: a worker in a loop must not fill the log."""
@@ -144,8 +145,11 @@ class Registrations:
 
     def unregister_trigger(self, connection: Connection, trigger_id: str) -> None:
         """Remove a trigger of a connection."""
+        binding = connection.bindings.get(trigger_id) or connection.waiting_bindings.get(trigger_id)
         self._waiting.drop_binding(connection, trigger_id)
         self._bus.triggers.unbind(connection, trigger_id)
+        if binding is not None and binding.claim:
+            self._bus.changed(connection)
 
     def trigger(self, connection: Connection, message: Message, frame: bytes, function_id: str | None = None) -> None:
         """Register a trigger; for another ``function_id`` when its listener gives one."""
@@ -178,7 +182,11 @@ class Registrations:
                 size=len(frame),
             )
             if connection.permissions is None or self._waiting.admits(binding):
-                self._bus.triggers.bind(binding)
+                try:
+                    self._bus.triggers.bind(binding)
+                finally:
+                    if binding.claim:
+                        self._bus.changed(connection)
         except BusError as error:
             self.refuse_trigger(connection, message, error)
 
@@ -197,7 +205,7 @@ class Registrations:
         """Register a trigger type."""
         try:
             check_id(message.id or "", "trigger type")
-            self._bus.triggers.provide(
+            self._waiting.provide(
                 Provided(
                     message.id or "",
                     connection,
@@ -211,6 +219,12 @@ class Registrations:
             self.refuse(connection, str(error))
         except BusError as error:
             self.refuse(connection, error.message, error.code)
+
+    def unregister_trigger_type(self, connection: Connection, trigger_type: str) -> None:
+        """Remove a trigger type of a connection."""
+        self._waiting.drop_type(connection, trigger_type)
+        self._bus.triggers.withdraw(connection, trigger_type)
+        self._bus.changed(connection)
 
     def trigger_result(self, connection: Connection, message: Message, frame: bytes) -> None:
         """What the provider of a trigger type said to a binding."""

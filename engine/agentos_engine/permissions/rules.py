@@ -41,7 +41,7 @@ class Socket(Protocol):
 class Permissions:
     """What all connections of one worker may do; the grant changes while they are open."""
 
-    __slots__ = ("_ids", "_prefixes", "callable", "connections", "grant", "sockets")
+    __slots__ = ("_claims", "_ids", "_prefixes", "callable", "connections", "grant", "sockets")
 
     def __init__(self, grant: Grant) -> None:
         self.connections: set[Connection] = set()
@@ -56,9 +56,11 @@ class Permissions:
         self.grant = grant
         self.callable.clear()
         # A whole segment covers the id without "::" of that name, too (see Pattern.matches).
-        whole = {each.segment for each in grant.owns if each.text == f"{each.segment}::*"}
-        self._ids = frozenset(each.text for each in grant.owns if each.is_exact) | whole
-        self._prefixes = tuple(each.text[:-1] for each in grant.owns if not each.is_exact)
+        functions = [each for each in grant.owns if each.is_function]
+        whole = {each.segment for each in functions if each.text == f"{each.segment}::*"}
+        self._ids = frozenset(each.text for each in functions if each.is_exact) | whole
+        self._prefixes = tuple(each.text[:-1] for each in functions if not each.is_exact)
+        self._claims = frozenset(each.text for each in grant.owns if not each.is_function)
 
     def owns(self, function_id: str) -> bool:
         """True when the grant covers a function id."""
@@ -67,6 +69,10 @@ class Permissions:
     def may_register(self, function_id: str) -> bool:
         """True when the worker may serve the function now."""
         return not self.grant.leaving and self.owns(function_id)
+
+    def may_serve(self, claim: str) -> bool:
+        """True when the worker may serve a route, or a trigger type, now; of an empty text, always."""
+        return not claim or (not self.grant.leaving and claim in self._claims)
 
     def check_call(self, function_id: str) -> None:
         """Raise BusError FORBIDDEN, with the line that is missing in the Worker, unless it may call the function."""

@@ -8,6 +8,8 @@ receiver that keeps the newest entry per ``worker_id`` is right. Connections tha
 
 from datetime import UTC, datetime
 
+from agentos_contracts import claimables
+
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.connection import ANONYMOUS, Connection
 from agentos_engine.bus.errors import BusError
@@ -20,7 +22,7 @@ LONGEST = 256
 """Characters told of a function id: none that long is ever granted by itself, and no worker gets the operator's link cut
 by what it registers."""
 MOST_WAITING = 1000
-"""Functions told of those that a connection registered without a grant, in order: a Worker is granted far fewer."""
+"""Told of what a connection registered without a grant, in order, functions and all else apart: a Worker is granted far fewer."""
 
 FULL = 512 << 10
 """Bytes after which a message is full: some 10 ms of work. What is left comes in the next one."""
@@ -94,7 +96,7 @@ class ConnectionsTrigger:
         parts: list[bytes] = []
         size = 0
         while owed and size < FULL:
-            part = frames.text(entry(owed.pop(next(iter(owed)))))
+            part = frames.text(entry(owed.pop(next(iter(owed))), self._bus))
             parts.append(part)
             size += len(part)
         if not parts and not snapshot:
@@ -112,9 +114,15 @@ class ConnectionsTrigger:
         return registration if registration is not None and registration.remote is None else None
 
 
-def entry(connection: Connection) -> dict[str, object]:
-    """Return what is told about one connection."""
+def entry(connection: Connection, bus: Bus) -> dict[str, object]:
+    """Return what is told about one connection.
+
+    ``functions`` and ``claims`` (routes and trigger types) are what it has, ``waiting`` is what it registered without a grant.
+    """
     peer = connection.peer
+    claims, waiting = registered_claims(connection, bus)
+    # A function that is called like a route is nobody's: its id has a blank.
+    functions = [each[:LONGEST] for each in sorted(connection.waiting)[:MOST_WAITING]]
     return {
         "worker_id": connection.id,
         "connected": not connection.closed,
@@ -125,6 +133,25 @@ def entry(connection: Connection) -> dict[str, object]:
         "role": peer.role,
         "key_id": peer.key_id,
         "functions": [each[:LONGEST] for each in sorted(connection.registrations)],
-        "waiting": [each[:LONGEST] for each in sorted(connection.waiting)[:MOST_WAITING]],
+        "claims": sorted(claims),
+        "waiting": [
+            *(each for each in functions if not claimables.is_claimable(each)),
+            *sorted(waiting)[:MOST_WAITING],
+        ],
         "since": datetime.fromtimestamp(connection.since, UTC).isoformat(timespec="milliseconds"),
     }
+
+
+def registered_claims(connection: Connection, bus: Bus) -> tuple[set[str], set[str]]:
+    """Return the routes and trigger types that a connection has, and those that wait, as ``agentos_contracts.claimables`` writes them.
+
+    Those that its worker has bound with ``engine::register_trigger`` are among them.
+    """
+    registered = {each.claim for each in (*connection.bindings.values(), *connection.waiting_bindings.values())}
+    registered |= {each.claim for each in (*connection.trigger_types.values(), *connection.waiting_types.values())}
+    if connection.peer.uid:
+        registered |= set(bus.triggers.ownerless_routes(connection.peer.uid))
+    registered.discard("")
+    permissions = connection.permissions
+    has = {each for each in registered if permissions is None or permissions.may_serve(each)}
+    return has, registered - has

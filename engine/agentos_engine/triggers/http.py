@@ -4,8 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from agentos_engine import limits
 from agentos_engine.bus.bus import Bus
 from agentos_engine.bus.channels import Channels
@@ -21,23 +19,13 @@ from agentos_engine.server.tls import Tls
 from agentos_engine.triggers.cors import Cors
 from agentos_engine.triggers.http_call import RouteCall
 from agentos_engine.triggers.registry import Binding, leave
-from agentos_engine.triggers.routes import METHODS, Path, PathError, RouteTree, request_segments
+from agentos_engine.triggers.routes import TYPE, Path, PathError, RouteConfig, RouteTree, request_segments
 
 log = logging.getLogger(__name__)
 
-TYPE = "http"
 DESCRIPTION = "Calls the function for each HTTP request to a path and method."
 TOO_MANY = 429
 """With this status a connection ends: a client that guesses pays for a new one each time."""
-MAX_MIDDLEWARE = 32
-"""Functions that one route may ask first."""
-
-
-class _Config(msgspec.Struct):
-    api_path: str
-    http_method: str | None = None
-    condition_function_id: str | None = None
-    middleware_function_ids: list[str] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -154,7 +142,8 @@ class Http:
 
     def bind(self, binding: Binding) -> None:
         """Serve a route. Raises BusError for a config that is wrong, or a route that another one hides for now."""
-        owner = _read_config(binding)
+        config = RouteConfig.read(binding.config)
+        owner = Owner(binding, config.path, config.method, config.middleware)
         route = self._routes.get(owner.path, owner.method)
         if route is None:
             route = _Route()
@@ -290,21 +279,3 @@ class Http:
     def _has_function(self, binding: Binding) -> bool:
         owners = self.bus.registry.owners(binding.function_id, binding.namespace)
         return owners is not None or self.bus.functions.get(binding.function_id) is not None
-
-
-def _read_config(binding: Binding) -> Owner:
-    try:
-        config = msgspec.json.decode(binding.config or b"null", type=_Config)
-        path = Path.parse(config.api_path)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BusError("trigger_registration_failed", f"the config of the http trigger is wrong: {error}") from error
-    except PathError as error:
-        raise BusError("trigger_registration_failed", str(error)) from error
-    method = (config.http_method or "GET").upper()
-    if method not in METHODS:
-        raise BusError("trigger_registration_failed", f"http_method {method[:20]!r} is not one of {', '.join(METHODS)}")
-    middleware = tuple(config.middleware_function_ids or ())
-    if len(middleware) > MAX_MIDDLEWARE or not all(middleware):
-        message = f"middleware_function_ids holds an empty id, or more than {MAX_MIDDLEWARE} of them"
-        raise BusError("trigger_registration_failed", message)
-    return Owner(binding, path, method, middleware)

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import msgspec
+from agentos_contracts import claimables
 
 from agentos_engine.bus.bounds import Bounds
 from agentos_engine.bus.connection import ANONYMOUS, DEFAULT_NAMESPACE, Connection, Peer
 from agentos_engine.bus.errors import BusError
 from agentos_engine.protocol import frames
 from agentos_engine.protocol.messages import decode_error
+from agentos_engine.triggers.routes import claim_of
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Binding:
     own_namespace: bool = True
     """The namespace was not named: it follows that of the connection."""
     size: int = 0
+    claim: str = field(init=False)
+    """The route that has to be the worker's own for it, as :mod:`agentos_contracts.claimables` writes it; else empty."""
     condition: str | None = None
     """A function that is asked first whether this one shall run."""
     refused: bool = False
@@ -55,6 +59,7 @@ class Binding:
 
     def __post_init__(self) -> None:
         self.condition = condition_of(self.config)
+        self.claim = claim_of(self.trigger_type, self.config)
         if self.connection is not None:
             self.maker = self.connection.peer
 
@@ -113,6 +118,11 @@ class Provided:
     size: int = 0
 
     @property
+    def claim(self) -> str:
+        """What has to be the worker's own for it, as :mod:`agentos_contracts.claimables` writes it."""
+        return claimables.trigger_type(self.trigger_type)
+
+    @property
     def maker(self) -> Peer:
         """Who provides it."""
         return self.connection.peer
@@ -146,6 +156,8 @@ class TriggerRegistry:
         self._delivered: dict[tuple[str, str], tuple[Connection, Binding]] = {}
         """By type and id: which provider has been given which binding."""
         self._ownerless: dict[str, Binding] = {}
+        self._ownerless_routes: dict[str, dict[Binding, None]] = {}
+        """Those of them that are bound to routes, by the uid of the worker that made them."""
         self._ownerless_bytes = 0
 
     def __len__(self) -> int:
@@ -197,8 +209,7 @@ class TriggerRegistry:
         Raises BusError for a type that the engine serves itself.
         """
         connection, trigger_type = provided.connection, provided.trigger_type
-        if trigger_type in self.served or trigger_type.startswith("engine::"):
-            raise BusError("FORBIDDEN", f"trigger type {trigger_type} belongs to the engine; choose another id")
+        self.check_type(trigger_type)
         former = connection.trigger_types.get(trigger_type)
         size = provided.size - (former.size if former is not None else 0)
         if former is None:
@@ -220,6 +231,11 @@ class TriggerRegistry:
         if serving is not provided:
             text = f"Worker {serving.maker.subject} provides trigger type {trigger_type}; it is yours when that is gone"
             raise BusError("FORBIDDEN", text)
+
+    def check_type(self, trigger_type: str) -> None:
+        """Raise BusError for a type that no worker can provide."""
+        if trigger_type in self.served or trigger_type.startswith("engine::"):
+            raise BusError("FORBIDDEN", f"trigger type {trigger_type} belongs to the engine; choose another id")
 
     def withdraw(self, connection: Connection, trigger_type: str) -> None:
         """A worker no longer provides a type; its bindings go to the next provider or are parked."""
@@ -257,6 +273,8 @@ class TriggerRegistry:
         self._bounds.triggers += 1
         self._count(connection, binding.size)
         held[binding.id] = binding
+        if connection is None and binding.claim:
+            self._ownerless_routes.setdefault(binding.maker.uid, {})[binding] = None
         self._bindings.setdefault(binding.trigger_type, {}).setdefault(binding.id, {})[binding] = None
         if (entry := self.served.get(binding.trigger_type)) is not None:
             try:
@@ -279,6 +297,11 @@ class TriggerRegistry:
             return False
         self._bounds.triggers -= 1
         self._count(connection, -binding.size)
+        if connection is None and binding.claim:
+            of_maker = self._ownerless_routes[binding.maker.uid]
+            del of_maker[binding]
+            if not of_maker:
+                del self._ownerless_routes[binding.maker.uid]
         of_type = self._bindings[binding.trigger_type]
         leave(of_type[trigger_id], binding)
         if not of_type[trigger_id]:
@@ -313,6 +336,10 @@ class TriggerRegistry:
     def ownerless(self) -> list[Binding]:
         """The bindings that nobody owns."""
         return list(self._ownerless.values())
+
+    def ownerless_routes(self, uid: str) -> list[str]:
+        """The routes of bindings that nobody owns and that the worker with this uid made."""
+        return [each.claim for each in self._ownerless_routes.get(uid, ())]
 
     def maker_of(self, trigger_id: str) -> Peer | None:
         """Return who made a binding that nobody owns; None when there is none of this id."""

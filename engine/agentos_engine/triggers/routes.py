@@ -6,11 +6,19 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+from agentos_contracts import claimables
+
 from agentos_engine import limits
+from agentos_engine.bus.errors import BusError
 
 Target = TypeVar("Target")
 
+TYPE = "http"
+"""The trigger type that binds functions to routes."""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+MAX_MIDDLEWARE = 32
+"""Functions that one route may ask first."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
@@ -47,6 +55,56 @@ class Path:
         if len(segments) > limits.MAX_HTTP_PATH_SEGMENTS:
             raise PathError(f"the path has {len(segments)} segments, more than {limits.MAX_HTTP_PATH_SEGMENTS}")
         return cls(text, tuple(segments), tuple(names))
+
+
+class _Config(msgspec.Struct):
+    api_path: str
+    http_method: str | None = None
+    condition_function_id: str | None = None
+    middleware_function_ids: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteConfig:
+    """What the config of a binding to a route says."""
+
+    path: Path
+    method: str
+    middleware: tuple[str, ...]
+
+    @classmethod
+    def read(cls, raw: bytes | None) -> "RouteConfig":
+        """Read the raw JSON of a config. Raises BusError."""
+        try:
+            config = msgspec.json.decode(raw or b"null", type=_Config)
+            path = Path.parse(config.api_path)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BusError(
+                "trigger_registration_failed", f"the config of the http trigger is wrong: {error}"
+            ) from error
+        except PathError as error:
+            raise BusError("trigger_registration_failed", str(error)) from error
+        method = (config.http_method or "GET").upper()
+        if method not in METHODS:
+            raise BusError(
+                "trigger_registration_failed", f"http_method {method[:20]!r} is not one of {', '.join(METHODS)}"
+            )
+        middleware = tuple(config.middleware_function_ids or ())
+        if len(middleware) > MAX_MIDDLEWARE or not all(middleware):
+            message = f"middleware_function_ids holds an empty id, or more than {MAX_MIDDLEWARE} of them"
+            raise BusError("trigger_registration_failed", message)
+        return cls(path, method, middleware)
+
+
+def claim_of(trigger_type: str, config: bytes | None) -> str:
+    """Return what has to be owned for a binding: its route. Empty for other types, and for a config that is refused."""
+    if trigger_type != TYPE:
+        return ""
+    try:
+        route = RouteConfig.read(config)
+    except BusError:
+        return ""
+    return claimables.route(route.method, route.path.segments)
 
 
 def request_segments(path: str) -> list[str]:

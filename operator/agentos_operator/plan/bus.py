@@ -28,7 +28,7 @@ def answers(owned: Sequence[Pattern], connections: Sequence[Connection]) -> bool
 
 
 def waiting(connections: Iterable[Connection]) -> set[str]:
-    """The functions that these connections have registered without a grant for them."""
+    """What these connections have registered without a grant for it: functions, routes and trigger types."""
     return {function_id for connection in connections for function_id in connection.waiting}
 
 

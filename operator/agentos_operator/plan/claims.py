@@ -1,4 +1,4 @@
-"""Who owns which functions in one realm: the recorded FunctionClaims and what to write so that they are right."""
+"""Who owns what in one realm: the recorded FunctionClaims, and what to write so that they are right."""
 
 import contextlib
 from collections import defaultdict
@@ -13,8 +13,7 @@ from agentos_contracts.assign import (
     Clash,
     Holder,
     assign,
-    claimable,
-    declares_nothing,
+    discovered,
     patterns_of,
 )
 from agentos_contracts.patterns import Pattern, PatternError, claim_name
@@ -44,6 +43,9 @@ class ClaimsInput:
     lingers: Callable[[str], bool]
     registers: Callable[[str], Iterable[str]]
     """Ids of the functions that a Worker has registered without owning them."""
+    """What a Worker has registered without owning it: ids of functions; routes and trigger types as their texts."""
+    has: Callable[[str], Iterable[str]]
+    """What a Worker serves, told in the same way."""
     handovers: Mapping[str, Handover]
     """How far those Workers are that replace another, by uid."""
     now: datetime
@@ -55,12 +57,16 @@ class ClaimsInput:
 
 @dataclass(frozen=True, slots=True)
 class ClaimsPlan:
-    """Claims to create, to replace (by compare and set) and to delete, and who waits for whom, by Worker uid."""
+    """Claims to create, to replace (by compare and set) and to delete, and what stands in whose way, by Worker uid.
+
+    ``waiting``: of what is declared; ``refused``: of what the Worker has registered without declaring it.
+    """
 
     create: tuple[Object, ...]
     replace: tuple[Object, ...]
     delete: tuple[Object, ...]
     waiting: Mapping[str, tuple[Clash, ...]]
+    refused: Mapping[str, tuple[Clash, ...]]
     keeping: frozenset[str]
     """Uids of Workers that hold a pattern which they do not claim any more: each change on the bus may free it."""
     handovers: Mapping[str, Handover]
@@ -75,7 +81,7 @@ class ClaimsPlan:
 
 def plan(i: ClaimsInput) -> ClaimsPlan:
     """Decides for a whole realm at once. Pure."""
-    recorded = {claim["spec"]["segment"]: holders(claim) for claim in i.claims}
+    recorded = _with_what_is_served(i, {claim["spec"]["segment"]: holders(claim) for claim in i.claims})
     held = _by_uid(recorded)
     living, room = list[Claimant](), None if i.room is None else max(0, i.room)
     for worker in sorted(i.workers, key=lambda w: (w["metadata"]["creationTimestamp"], w["metadata"]["uid"])):
@@ -85,8 +91,8 @@ def plan(i: ClaimsInput) -> ClaimsPlan:
         living.append(claimant(worker, i, recorded_for_it, room))
         if room is not None:
             mine = {holder.pattern for holder in recorded_for_it}
-            room -= sum(pattern.text not in mine for pattern in living[-1].discovered)
-    assignment = assign([*living, *_leaving(held, living, i.lingers)], recorded, i.now.strftime("%Y-%m-%dT%H:%M:%SZ"))
+            room -= sum(each.is_function and each.text not in mine for each in living[-1].discovered)
+    assignment = assign([*living, *_leaving(held, living, i.lingers)], recorded, stamp(i.now))
     now_held = _by_uid(assignment.holders)
     keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, now_held.get(w["metadata"]["uid"], ())))
     return _difference(i, assignment, keeping)
@@ -109,7 +115,6 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder], room: i
     metadata, declared = worker["metadata"], patterns_of(worker)
     uid = metadata["uid"]
     held = patterns_recorded(recorded)
-    undeclared = declares_nothing(worker)
     mistaken = not declared and bool(worker.get("spec", {}).get("owns"))
     if uid in i.over_quota:
         declared = tuple(pattern for pattern in declared if pattern in held)
@@ -120,12 +125,46 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder], room: i
         uid,
         metadata["creationTimestamp"],
         declared,
-        kept + (claimable(i.registers(uid))[:room] if undeclared else ()),
+        kept + _found(worker, i.registers(uid), room),
         started=i.started(uid),
-        serving=not held and not undeclared and i.serving(uid),
+        serving=bool(declared) and not any(pattern.is_function for pattern in held) and i.serving(uid),
         replaces=handover.replaces if handover else "",
         answers=handover is not None and handover.answers,
     )
+
+
+def _found(worker: Object, registered: Iterable[str], room: int | None) -> tuple[Pattern, ...]:
+    """What a Worker gets by registering it: as many functions as there is ``room`` for, and all else."""
+    found = discovered(worker, registered)
+    functions = [pattern for pattern in found if pattern.is_function]
+    return (*functions[:room], *(pattern for pattern in found if not pattern.is_function))
+
+
+def _with_what_is_served(
+    i: ClaimsInput, recorded: Mapping[str, tuple[Holder, ...]]
+) -> Mapping[str, tuple[Holder, ...]]:
+    """The record, and what Workers serve of what they discovered although nobody is recorded for it.
+
+    Somebody deleted the record: what a Worker serves on the bus it was granted, and nobody else gets it.
+    """
+    known = {holder.pattern for held in recorded.values() for holder in held}
+    replaced = {each.replaces for each in i.handovers.values()}
+    found = {segment: list(held) for segment, held in recorded.items()}
+    for worker in i.workers:
+        metadata = worker["metadata"]
+        if metadata["name"] in replaced:
+            continue  # what another has taken over from it, it serves until the engine is told
+        lost = [text for text in i.has(metadata["uid"]) if text not in known]
+        for pattern in discovered(worker, lost):
+            held = found.setdefault(pattern.segment, [])
+            if not any(pattern.clashes(Pattern(each.pattern)) for each in held):
+                held.append(Holder(pattern.text, metadata["name"], metadata["uid"], stamp(i.now)))
+    return {segment: tuple(held) for segment, held in found.items() if held or segment in recorded}
+
+
+def stamp(now: datetime) -> str:
+    """A time as Kubernetes writes it."""
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def gives_up(worker: Object, recorded: Sequence[Holder]) -> bool:
@@ -139,7 +178,7 @@ def patterns_recorded(held: Iterable[Holder]) -> tuple[Pattern, ...]:
     found = []
     for holder in held:
         with contextlib.suppress(PatternError):
-            found.append(Pattern.parse(holder.pattern))
+            found.append(Pattern.recorded(holder.pattern))
     return tuple(found)
 
 
@@ -177,6 +216,7 @@ def _difference(i: ClaimsInput, assignment: Assignment, keeping: frozenset[str])
         tuple(replace),
         tuple(delete),
         assignment.waiting,
+        assignment.refused,
         keeping,
         handovers,
         assignment.replaced,

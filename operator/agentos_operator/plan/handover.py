@@ -1,6 +1,6 @@
 """Whether a Worker that replaces another can take over from it: what ``spec.replaces`` waits for."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,25 +33,34 @@ class Handover:
 
 
 def handover(
-    worker: Object, own: Sequence[Connection], leaving: Collection[str], replaced: Iterable[Connection]
+    worker: Object,
+    own: Sequence[Connection],
+    leaving: Collection[str],
+    replaced: Sequence[Connection],
+    settled: Collection[str] = (),
 ) -> Handover:
     """Decide for a Worker with spec.replaces. Pure.
 
     ``own``: its connections; those of the pods whose uids are in ``leaving`` do not count. ``replaced``: the connections of
     the Worker that it replaces: of what they serve it has to register what it claims itself, and all if it declares
-    nothing.
+    nothing. HTTP routes and trigger types nobody declares, and it may leave some out: they are waited for until its pod's
+    connections have not changed for a while, as those of the pods in ``settled`` have not.
     """
     spec = worker["spec"]
     wanted, declared = _wanted(spec), patterns_of(worker)
     served = {function_id for connection in replaced for function_id in connection.functions}
     if not declares_nothing(worker):
         served = {function_id for function_id in served if any(each.matches(function_id) for each in declared)}
+    beside = {text for connection in replaced for text in connection.claims}
     registered: dict[str, set[str]] = {}
     for connection in own:
         if connection.pod_uid not in leaving:
-            registered.setdefault(connection.pod_uid, set()).update(connection.functions, connection.waiting)
+            registered.setdefault(connection.pod_uid, set()).update(
+                connection.functions, connection.claims, connection.waiting
+            )
     lacking = {
-        pod: served - ids | {each.text for each in declared if not any(map(each.matches, ids))}
+        pod: (served if pod in settled else served | beside) - ids
+        | {each.text for each in declared if not any(map(each.matches, ids))}
         for pod, ids in registered.items()
     }
     ready = sum(not lacks for lacks in lacking.values())

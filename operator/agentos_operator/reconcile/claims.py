@@ -13,6 +13,7 @@ from ..metrics import CLAIM_WRITES
 from ..plan import claims, grants
 from ..plan.handover import Handover, handover
 from ..plan.pods import is_gone, is_leaving
+from ..plan.worker.snapshot import REGISTRATION_GRACE
 from ..quotas import quota_of
 from .context import CLAIMS, Context, worker_key
 
@@ -72,9 +73,9 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
 
     def serves(uid: str, pattern: Pattern) -> bool:
         connections = link.of(uid) if link is not None and link.up else ()
-        if any(pattern.matches(f) for each in connections for f in (*each.functions, *each.waiting)):
+        if any(pattern.matches(f) for each in connections for f in (*each.functions, *each.claims, *each.waiting)):
             return True
-        if uid not in undeclared:
+        if uid not in undeclared and pattern.is_function:
             return (link is None or not link.up) and bool(cache.pods_of(namespace, uid))
         # It comes back, and registers one by one: what it has discovered is given up only when it certainly lacks it.
         quiet = [time.monotonic() - link.touched(uid, each.pod_uid) for each in connections] if link is not None else []
@@ -88,6 +89,11 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
             return set()
         return {f for each in link.of(uid) for f in (each.waiting if link.enforces else each.functions)}
 
+    def has(uid: str) -> set[str]:
+        # An engine that does not enforce grants proves none.
+        connections = link.of(uid) if link is not None and link.up and link.enforces else ()
+        return {f for each in connections for f in (*each.functions, *each.claims)}
+
     def handovers() -> dict[str, Handover]:
         found = {}
         for worker in workers:
@@ -97,12 +103,18 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
             uid, up = metadata["uid"], link is not None and link.up
             leaving = {pod["metadata"]["uid"] for pod in cache.pods_of(namespace, uid) if is_leaving(pod)}
             replaced = _uids_named(replaces, workers, recorded)
+            own = link.of(uid) if link is not None and up else ()
+            quiet = {each.pod_uid: time.monotonic() - link.touched(uid, each.pod_uid) for each in own} if link else {}
+            settled = {pod_uid for pod_uid, seconds in quiet.items() if seconds >= REGISTRATION_GRACE}
             found[uid] = handover(
                 worker,
-                link.of(uid) if link is not None and up else (),
+                own,
                 leaving,
                 [each for other in replaced for each in link.of(other)] if link is not None and up else (),
+                settled,
             )
+            if found[uid].lacking:
+                look_again.update(REGISTRATION_GRACE - quiet[each] + 0.1 for each in quiet.keys() - settled)
         return found
 
     allotment = context.quotas.allotment(namespace, realm)
@@ -117,6 +129,7 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
             started,
             lingers,
             registers,
+            has,
             handovers(),
             datetime.now(UTC),
             allotment.over.keys(),
@@ -134,7 +147,7 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
         context.queue.add(Key(CLAIMS, namespace, ""), min(look_again))
     before = _told(context, namespace)
     context.over_quota[namespace] = allotment.over
-    context.waiting[namespace] = dict(plan.waiting)
+    context.waiting[namespace], context.refused[namespace] = dict(plan.waiting), dict(plan.refused)
     context.keeping[namespace] = plan.keeping
     context.handovers[namespace] = plan.handovers
     context.replaced[namespace] = plan.replaced
@@ -150,7 +163,7 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
 
 def _told(context: Context, namespace: str) -> tuple[Mapping[str, object], ...]:
     """What Workers say of their claims, by uid."""
-    told = (context.waiting, context.over_quota, context.handovers, context.replaced)
+    told = (context.waiting, context.refused, context.over_quota, context.handovers, context.replaced)
     return tuple(each.get(namespace, {}) for each in told)
 
 

@@ -48,6 +48,8 @@ class Context:
     """Namespace → Worker uid → the clashes for which it waits."""
     over_quota: dict[str, Mapping[str, tuple[Excess, ...]]] = field(default_factory=dict)
     """Namespace → Worker uid → where it goes beyond the quota, as of the last decision on claims."""
+    refused: dict[str, dict[str, tuple[Clash, ...]]] = field(default_factory=dict)
+    """Namespace → Worker uid → why it does not get what it registers without having declared it."""
     keeping: dict[str, frozenset[str]] = field(default_factory=dict)
     """Namespace → uids of Workers whose given-up patterns are freed when their pods stop serving them."""
     handovers: dict[str, Mapping[str, Handover]] = field(default_factory=dict)

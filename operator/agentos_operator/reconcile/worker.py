@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from agentos_contracts.assign import patterns_of, unclaimable
+from agentos_contracts.assign import Cause, patterns_of, unclaimable
 from agentos_contracts.dependencies import Dependency, declared, trouble
 from agentos_contracts.effective import Effective, effective
 from agentos_contracts.external_engine import external_engine
@@ -228,20 +228,26 @@ class WorkerReconciler:
             engine_ending=bool(ended and context.engine_pods(key.namespace)),
         )
 
-    def _ungranted(self, namespace: str, uid: str, connections: Sequence[Connection], no_room: str) -> dict[str, str]:
-        """What a Worker registers and does not hold, each with who or what stands in the way, as far as that is known."""
-        found: dict[str, str] = {}
-        for function_id in {each for connection in connections for each in connection.waiting}:
-            if why := unclaimable(function_id):
-                found[function_id] = f"which cannot be claimed ({why})"
+    def _ungranted(
+        self, namespace: str, uid: str, connections: Sequence[Connection], no_room: str
+    ) -> dict[str, planner.Obstacle | None]:
+        """What a Worker registers and does not hold, each with what stands in the way, as far as that is known."""
+        found: dict[str, planner.Obstacle | None] = {}
+        refused = {clash.pattern.text: clash for clash in self._context.refused.get(namespace, {}).get(uid, ())}
+        for text in {each for connection in connections for each in connection.waiting}:
+            if why := unclaimable(text):
+                found[text] = planner.Obstacle(f"which cannot be claimed ({why})")
                 continue
-            claim = self._context.cache.get(CLAIM, namespace, claim_name(Pattern(function_id).segment))
+            claim = self._context.cache.get(CLAIM, namespace, claim_name(Pattern(text).segment))
             recorded = holders(claim) if claim else ()
-            holder = next((each for each in recorded if Pattern(each.pattern).matches(function_id)), None)
-            if holder is None:
-                found[function_id] = no_room
-            elif holder.uid != uid:
-                found[function_id] = f"which Worker {holder.worker} holds by {holder.pattern}"
+            holder = next((each for each in recorded if Pattern(each.pattern).matches(text)), None)
+            if holder is not None and holder.uid != uid:
+                by = f" by {holder.pattern}" if holder.pattern != text else ""
+                found[text] = planner.Obstacle(f"which Worker {holder.worker} holds{by}", holder.worker)
+            elif holder is None and text in refused and refused[text].cause is not Cause.HELD:
+                found[text] = planner.Obstacle(f"which cannot be had ({refused[text].message})")
+            elif holder is None:
+                found[text] = planner.Obstacle(no_room) if no_room and Pattern(text).is_function else None
         return found
 
     def _providers(self, namespace: str) -> list[Dependency]:

@@ -33,6 +33,14 @@ class EngineView:
 
 
 @dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a Worker does not get what it registers: ``text`` goes on after its name; ``holder`` is the Worker that has it."""
+
+    text: str
+    holder: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInput:
     """Everything that a decision on one Worker may use."""
 
@@ -57,8 +65,8 @@ class WorkerInput:
     """The Worker that has taken over from it; empty when none has."""
     released: bool
     """Whether the engine certainly knows what it may do, so that pods which may do nothing any more can go."""
-    ungranted: Mapping[str, str]
-    """Functions that it registers and was not granted, each with who or what stands in the way; empty: nothing known."""
+    ungranted: Mapping[str, Obstacle | None]
+    """What it registers and was not granted, each with what stands in the way; None: nothing known."""
     providers: Sequence[Dependency]
     built_in: frozenset[str]
     """Names that the engine itself satisfies."""

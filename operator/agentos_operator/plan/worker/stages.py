@@ -14,8 +14,9 @@ from .available import available
 from .dependencies_ready import dependencies_ready
 from .engine_linked import engine_linked
 from .functions_claimed import functions_claimed, must_not_run
+from .functions_in_sync import functions_in_sync
 from .manifest_valid import manifest_valid
-from .registered import gate, pod_answers, registered
+from .registered import gate, is_about_to_get_more, pod_answers, registered
 from .replicas import replicas, says
 from .snapshot import REGISTRATION_GRACE, EngineView, WorkerInput, WorkerPlan
 from .status import status
@@ -55,13 +56,14 @@ def plan(i: WorkerInput) -> WorkerPlan:
     runs = (started and not stop) or bool(children)
     verdicts[WorkerCondition.AVAILABLE] = available(i) if runs else Verdict(False, NOT_STARTED)
     verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)
+    in_sync = functions_in_sync(i) if runs else Verdict(False, NOT_STARTED)
     ready = summarize(verdicts).ok or not runs
     gates = tuple((pod, gate(i, pod)) for pod in live(i.pods) if gate(i, pod) != is_true(pod, REGISTERED_GATE))
     unwanted = (DEPLOYMENT, DISRUPTION_BUDGET) if stop else ()
     if children and not any(child["kind"] == DISRUPTION_BUDGET.kind for child in children):
         unwanted = (DISRUPTION_BUDGET,)
     return WorkerPlan(
-        children, unwanted, gates, status(i, verdicts, children, running=runs), _look_again_after(i, ready)
+        children, unwanted, gates, status(i, verdicts, in_sync, children, running=runs), _look_again_after(i, ready)
     )
 
 
@@ -95,5 +97,10 @@ def _look_again_after(i: WorkerInput, ready: bool) -> float | None:
         for pod in live(i.pods)
         if (seconds := containers_ready_for(pod, i.now)) is not None and seconds < REGISTRATION_GRACE
     ]
+    granting = [
+        REGISTRATION_GRACE - i.quiet_for.get(pod["metadata"]["uid"], 0.0) + 0.1
+        for pod in live(i.pods)
+        if is_about_to_get_more(i, pod)
+    ]
     # What is not watched may be what keeps it from being Ready, so that is looked at again.
-    return min([*grace, *([] if ready else [*connecting, UNREADY_RETRY])], default=None)
+    return min([*grace, *granting, *([] if ready else [*connecting, UNREADY_RETRY])], default=None)
