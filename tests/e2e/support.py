@@ -75,6 +75,12 @@ def listed(cluster: Cluster, kind: str, selector: str = "", namespace: str = NAM
     return json.loads(cluster.kubectl("get", kind, "-n", namespace, "-o", "json", *options).stdout)["items"]
 
 
+def by_age(cluster: Cluster) -> list[str]:
+    """All Workers, in the order in which those who wait are next: the oldest first, and of one second by their uids."""
+    found = [each["metadata"] for each in listed(cluster, "workers")]
+    return [each["name"] for each in sorted(found, key=lambda each: (each["creationTimestamp"], each["uid"]))]
+
+
 def condition(obj: dict[str, Any], name: str) -> tuple[str, str, str]:
     """Status, reason and message of a condition; empty texts when it is not there."""
     found = next((c for c in obj.get("status", {}).get("conditions", ()) if c["type"] == name), {})
