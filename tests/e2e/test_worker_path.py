@@ -45,6 +45,7 @@ def test_ready_means_that_its_functions_are_registered_and_its_pods_gate_is_true
     assert {c["type"]: c["status"] for c in status["conditions"]} == {
         "ManifestValid": "True", "EngineLinked": "True", "WithinQuota": "True", "FunctionsClaimed": "True",
         "DependenciesReady": "True", "Available": "True", "Registered": "True", "Enforced": "True", "Ready": "True",
+        "FunctionsInSync": "True",
     }  # fmt: skip
     pod = listed(cluster, "pods", "agentos.dev/worker=greeter")[0]
     assert condition(pod, "agentos.dev/registered")[0] == "True"
