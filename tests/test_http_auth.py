@@ -42,7 +42,7 @@ def test_an_engine_understands_every_realm_that_is_admitted(http):
     resource = realm(http)
     if errors(validate_realm(resource)):
         return
-    (container,) = engine_statefulset(resource, "agentos:1", "key")["spec"]["template"]["spec"]["containers"]
+    (container,) = engine_statefulset(resource, "agentos:1")["spec"]["template"]["spec"]["containers"]
     (text,) = [each["value"] for each in container["env"] if each["name"] == "AGENTOS_HTTP_AUTH"]
     told = text.replace("$$", "$")  # as Kubernetes does
     assert json.loads(told) == http_auth(resource)

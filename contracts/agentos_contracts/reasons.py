@@ -115,7 +115,9 @@ ENGINE_UNREACHABLE = Reason(
     outlook=Outlook.FAILING,
 )
 # Worker and Realm: WithinQuota
-WITHIN_QUOTA = Reason("WithinQuota", "It is within spec.quota of the Realm, or the Realm has none.")
+WITHIN_QUOTA = Reason(
+    "WithinQuota", "It is within spec.quota of the Realm, or the Realm has none.", outlook=Outlook.GOOD
+)
 QUOTA_EXCEEDED = Reason(
     "QuotaExceeded",
     "It goes beyond spec.quota of the Realm. A Worker that was not started gets neither pods nor functions, one that runs stays as "
