@@ -18,7 +18,7 @@ def realm(name: str, **spec: object) -> dict:
 @pytest.fixture
 def realms(cluster: Cluster) -> Iterator[Cluster]:
     yield cluster
-    for kind, name in (("realm", "side"), ("realm", "rival"), ("namespace", "side")):
+    for kind, name in (("realm", "side"), ("realm", "rival"), ("namespace", "side"), ("namespace", "outside")):
         cluster.kubectl("delete", kind, name, "--ignore-not-found", "--timeout=90s", timeout=100)
 
 
@@ -133,16 +133,16 @@ def test_deletion_policy_delete_takes_the_namespace_along_and_retain_does_not(re
 
 
 def test_a_worker_outside_any_realm_says_so_and_runs_no_pod(realms: Cluster) -> None:
-    realms.kubectl("create", "namespace", "side")
+    realms.kubectl("create", "namespace", "outside")
     stray = worker("stray", "stray::one")
-    stray["metadata"]["namespace"] = "side"
+    stray["metadata"]["namespace"] = "outside"
     apply(realms, stray)
-    until("it is told", lambda: condition(get(realms, "worker", "stray", "side"), "Ready")[1] == "NoRealm")
-    assert condition(get(realms, "worker", "stray", "side"), "Ready")[2] == (
-        "no Realm has namespace side; make one with spec.namespace: side, or apply the Worker in a realm's namespace"
+    until("it is told", lambda: condition(get(realms, "worker", "stray", "outside"), "Ready")[1] == "NoRealm")
+    assert condition(get(realms, "worker", "stray", "outside"), "Ready")[2] == (
+        "no Realm has namespace outside; make one with spec.namespace: outside, or apply the Worker in a realm's namespace"
     )
-    assert not get(realms, "deployment", "stray", "side")
-    assert condition(get(realms, "worker", "stray", "side"), "ManifestValid")[0] == "True"
+    assert not get(realms, "deployment", "stray", "outside")
+    assert condition(get(realms, "worker", "stray", "outside"), "ManifestValid")[0] == "True"
 
 
 def test_the_engine_coming_back_changes_no_worker(realms: Cluster) -> None:
