@@ -3,11 +3,12 @@
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.sync.client import connect
 
 from tests import demo
 from tests.cluster import Cluster
@@ -125,6 +126,32 @@ def test_a_worker_that_declares_nothing_gets_what_nobody_else_has(cluster: Clust
     assert "it registers shared::one, which Worker holder holds, and gets no other" in message
 
 
+def seconds_until(holds: Callable[[], bool]) -> float:
+    """How long it takes from now until it holds; asked all the time."""
+    started = time.monotonic()
+    while not holds():
+        assert time.monotonic() - started < 10
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+def test_owns_and_calls_hold_on_the_bus_within_a_second_of_apply(cluster: Cluster, bus: Bus) -> None:
+    functions = [f"target::f{number}" for number in range(6)]
+    apply(cluster, worker("target", *functions, owns=functions[:1]), caller("limited", "limited::call", calls=[]))
+    until_condition(cluster, "target", "Registered", "False", "NotGranted")
+    until_ready(cluster, "limited")
+    owned, allowed, revoked = list[float](), list[float](), list[float]()
+    for number in range(1, len(functions)):
+        apply(cluster, worker("target", *functions, owns=functions[: number + 1]))
+        owned.append(seconds_until(lambda added=functions[number]: "result" in bus.call(added, {})))
+        apply(cluster, caller("limited", "limited::call", calls=["target::f0"]))
+        allowed.append(seconds_until(lambda: not bus.via("limited::call", "target::f0")))
+        apply(cluster, caller("limited", "limited::call", calls=[]))
+        revoked.append(seconds_until(lambda: "FORBIDDEN" in bus.via("limited::call", "target::f0")))
+    print(f"\nslowest of 5: owned {max(owned):.2f} s, allowed {max(allowed):.2f} s, revoked {max(revoked):.2f} s")
+    assert max(*owned, *allowed, *revoked) <= 1
+
+
 def test_grants_outlive_the_engine_and_end_with_the_worker(cluster: Cluster) -> None:
     apply(cluster, worker("target", "target::one"), caller("limited", "limited::call", calls=[]))
     until_ready(cluster, "target", "limited")
@@ -140,6 +167,10 @@ def test_grants_outlive_the_engine_and_end_with_the_worker(cluster: Cluster) -> 
             return False  # the engine is starting
 
     until("the worker is back, with its limits", still_limited, 40)
-    cluster.kubectl("delete", "worker", "limited", "-n", NAMESPACE)
-    until("its pod is gone", lambda: not listed(cluster, "pods", "agentos.dev/worker=limited"))
+    with connect(url, open_timeout=10, compression=None) as stranger:
+        assert "result" in Bus(stranger).call("engine::workers::register", {})
+        cluster.kubectl("delete", "worker", "limited", "-n", NAMESPACE)
+        until("its pod is gone", lambda: not listed(cluster, "pods", "agentos.dev/worker=limited"))
+        with pytest.raises(ConnectionClosed):  # that of a program which has the token and is no pod
+            list(stranger)
     assert is_refused(url)

@@ -16,6 +16,7 @@ from tests import demo
 from tests.cluster import Cluster
 from tests.e2e.support import NAMESPACE, apply, condition, get, listed, until, until_condition, until_ready, worker
 from tests.e2e.test_permissions import connected
+from tests.e2e.watching import bus_watched
 
 pytestmark = pytest.mark.cluster
 
@@ -120,7 +121,7 @@ def test_a_live_function_changes_hands_both_ways_under_load_without_a_call_lost(
     apply(cluster, live("mailer", "mail::send"))
     until_ready(cluster, "mailer")
     load = Load(cluster, "mail::send")
-    with load.running():
+    with bus_watched(cluster), load.running():
         load.served_by("mailer")
         started = time.monotonic()
         applied = apply(cluster, live("poster", "mail::send", owns=["mail::*"], replaces="mailer"))
