@@ -138,7 +138,7 @@ def seconds_until(holds: Callable[[], bool]) -> float:
 def test_owns_and_calls_hold_on_the_bus_within_a_second_of_apply(cluster: Cluster, bus: Bus) -> None:
     functions = [f"target::f{number}" for number in range(6)]
     apply(cluster, worker("target", *functions, owns=functions[:1]), caller("limited", "limited::call", calls=[]))
-    until_condition(cluster, "target", "Registered", "False", "NotGranted")
+    until_condition(cluster, "target", "FunctionsInSync", "False", "Undeclared")
     until_ready(cluster, "limited")
     owned, allowed, revoked = list[float](), list[float](), list[float]()
     for number in range(1, len(functions)):
