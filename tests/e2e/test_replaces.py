@@ -20,8 +20,8 @@ from tests.e2e.watching import bus_watched
 
 pytestmark = pytest.mark.cluster
 
-PER_SECOND = 100
-"""Calls on the bus, and as many over REST."""
+CALLERS, PER_SECOND = 10, 100
+"""Callers, and their calls together, on the bus; as many over REST."""
 
 SCRIPT = """
 import os, signal, threading, time
@@ -66,9 +66,16 @@ class Load:
             else:
                 self.answers[who] += 1
 
+    def _turns(self) -> Iterator[None]:
+        """One caller's turns: whoever is late calls at once, so that the rate is held."""
+        due = time.monotonic()
+        while not self._ended.wait(max(0.0, due - time.monotonic())):
+            yield
+            due += CALLERS / PER_SECOND
+
     def _on_bus(self) -> None:
         with connected(self._urls["ws"]) as bus:
-            while not self._ended.wait(10 / PER_SECOND - 0.025):
+            for _ in self._turns():
                 try:
                     answer = bus.call(self._function_id, {})
                 except (OSError, EOFError, TimeoutError, WebSocketException) as error:
@@ -78,7 +85,7 @@ class Load:
 
     def _over_rest(self) -> None:
         url = f"{self._urls['http']}/{self._function_id.replace('::', '/')}"
-        while not self._ended.wait(10 / PER_SECOND - 0.025):
+        for _ in self._turns():
             request = urllib.request.Request(
                 url, data=b"{}", headers={"content-type": "application/json", "authorization": f"Bearer {self._key}"}
             )
@@ -92,8 +99,8 @@ class Load:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Load"]:
-        """Ten callers of each kind."""
-        threads = [threading.Thread(target=each) for _ in range(10) for each in (self._on_bus, self._over_rest)]
+        """As many callers on the bus as over REST."""
+        threads = [threading.Thread(target=each) for _ in range(CALLERS) for each in (self._on_bus, self._over_rest)]
         for thread in threads:
             thread.start()
         try:
