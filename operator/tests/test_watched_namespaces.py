@@ -10,6 +10,7 @@ from agentos_contracts.tokens import SigningKey
 from agentos_operator.api import ApiError
 from agentos_operator.cache import Cache
 from agentos_operator.controller import Controller
+from agentos_operator.key_ring import KeyRing
 from agentos_operator.kinds import REALM, WORKER, Key, Kind, Object
 from agentos_operator.settings import Settings
 from agentos_operator.watch import Backoffs, registry
@@ -109,7 +110,7 @@ async def test_news_of_realms_of_others_change_nothing(api, controller, kind):
 
 @pytest.fixture
 async def controller(api):
-    made = Controller(settings(), Limited(api, "team"), Cache(("team", "other")), SigningKey(bytes(32)))
+    made = Controller(settings(), Limited(api, "team"), Cache(("team", "other")), KeyRing(SigningKey(bytes(32))))
     yield made
     await made.context.links.close()
 

@@ -28,7 +28,7 @@ def holder_of(cluster: Cluster, segment: str) -> str:
     return holders[0]["worker"] if holders else ""
 
 
-@pytest.mark.parametrize(("replicas", "rollout"), [(1, None), (2, {"drainSeconds": 2})], ids=["one pod", "two pods"])
+@pytest.mark.parametrize(("replicas", "rollout"), [(1, None), (2, {"drainSeconds": 5})], ids=["one pod", "two pods"])
 def test_a_rolling_update_under_load_loses_no_call(cluster: Cluster, replicas: int, rollout: dict | None) -> None:
     # One pod with the time to drain that a Worker has which says nothing.
     resource = slow_worker("rolled", replicas=replicas, rollout=rollout)
@@ -53,7 +53,7 @@ def test_a_rolling_update_under_load_loses_no_call(cluster: Cluster, replicas: i
 
 
 def test_deleting_one_of_two_pods_under_load_loses_no_call(cluster: Cluster) -> None:
-    apply(cluster, slow_worker("halved", replicas=2))
+    apply(cluster, slow_worker("halved", replicas=2, rollout={"drainSeconds": 5}))
     until_ready(cluster, "halved")
     first, _ = pods_of(cluster, "halved")
     with load(cluster, "halved") as calls:

@@ -9,7 +9,7 @@ from tests.cluster import Cluster
 from tests.e2e.support import apply, condition, get, listed, until, worker
 from tests.e2e.test_realms import realm, wait_ready
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 SIDE = "leftovers"
 KINDS = ("workers", "functionclaims", "deployments", "secrets", "serviceaccounts")
