@@ -1,5 +1,6 @@
 """A cluster with the chart installed: a kept one when there is one, else one of the tests' own."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from tests import cluster as clusters
 from tests import demo
 from tests.cluster import Cluster, Steps
-from tests.e2e.support import NAMESPACE, until
+from tests.e2e.support import NAMESPACE, until, worker
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +61,23 @@ def cluster(installed: Cluster, session_begins: int) -> Iterator[Cluster]:
             ).stdout.strip()
         ),
     )
+
+
+@pytest.fixture
+def without_webhook(cluster: Cluster) -> Iterator[Cluster]:
+    """The webhook sees no Worker of the namespace for the while, as if it were down."""
+    name = "validatingwebhookconfiguration/agentos"
+
+    def select(selector: str) -> None:
+        patch = f'[{{"op": "add", "path": "/webhooks/0/namespaceSelector", "value": {selector}}}]'
+        cluster.kubectl("patch", name, "--type=json", "-p", patch)
+
+    def refuses() -> bool:
+        probe = json.dumps(worker("probe", version="one"))
+        return cluster.kubectl("apply", "--dry-run=server", "-f", "-", input=probe, check=False).returncode != 0
+
+    select('{"matchLabels": {"no": "such"}}')
+    until("the webhook is out of the way", lambda: not refuses())
+    yield cluster
+    select("{}")
+    until("the webhook is back", refuses)

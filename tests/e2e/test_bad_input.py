@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -86,26 +85,6 @@ def test_what_is_nested_too_deep_is_refused(cluster: Cluster) -> None:
         deep = {"a": deep}
     refused = apply(cluster, worker("bad", "bad::one", manifest={"name": "bad", "config": deep}), check=False)
     assert "spec: is nested more than 64 levels deep; flatten it" in refused.stderr
-
-
-@pytest.fixture
-def without_webhook(cluster: Cluster) -> Iterator[Cluster]:
-    """The webhook sees no Worker of the namespace for the while, as if it were down."""
-    name = "validatingwebhookconfiguration/agentos"
-
-    def select(selector: str) -> None:
-        patch = f'[{{"op": "add", "path": "/webhooks/0/namespaceSelector", "value": {selector}}}]'
-        cluster.kubectl("patch", name, "--type=json", "-p", patch)
-
-    def refuses() -> bool:
-        probe = json.dumps(worker("probe", version="one"))
-        return cluster.kubectl("apply", "--dry-run=server", "-f", "-", input=probe, check=False).returncode != 0
-
-    select('{"matchLabels": {"no": "such"}}')
-    until("the webhook is out of the way", lambda: not refuses())
-    yield cluster
-    select("{}")
-    until("the webhook is back", refuses)
 
 
 STORED_ANYHOW = {

@@ -154,26 +154,6 @@ def test_what_is_the_operators_is_refused_at_apply(cluster: Cluster, template: d
     assert not get(cluster, "worker", "greedy")
 
 
-@pytest.fixture
-def without_webhook(cluster: Cluster) -> Iterator[Cluster]:
-    """The webhook sees no Worker of the namespace for the while, as if it were down."""
-    name = "validatingwebhookconfiguration/agentos"
-
-    def select(selector: str) -> None:
-        patch = f'[{{"op": "add", "path": "/webhooks/0/namespaceSelector", "value": {selector}}}]'
-        cluster.kubectl("patch", name, "--type=json", "-p", patch)
-
-    def refuses() -> bool:
-        probe = json.dumps(worker("probe", version="one"))
-        return cluster.kubectl("apply", "--dry-run=server", "-f", "-", input=probe, check=False).returncode != 0
-
-    select('{"matchLabels": {"no": "such"}}')
-    until("the webhook is out of the way", lambda: not refuses())
-    yield cluster
-    select("{}")
-    until("the webhook is back", refuses)
-
-
 def test_what_the_webhook_missed_is_told_in_status_and_runs_nothing(without_webhook: Cluster) -> None:
     cluster = without_webhook
     template, message = OWNED["a variable of the operator's"]
