@@ -4,14 +4,27 @@ from typing import Any
 
 import pytest
 
+SECOND_CLUSTER = (
+    "tests/e2e/test_ownership_races.py",
+    "tests/e2e/test_worker_reach.py",
+    "tests/e2e/test_network_policy.py",
+    "tests/e2e/test_replaces.py",
+    "tests/e2e/test_drain.py",
+    "tests/e2e/test_scaling.py",
+    "tests/e2e/test_template.py",
+    "tests/e2e/test_status.py",
+    "tests/e2e/test_new_worker.py",
+)
+"""End-to-end tests for a cluster of their own beside the other's, that of the other process; see tests/e2e/conftest.py."""
 SHARING = {
+    **dict.fromkeys(SECOND_CLUSTER, "second cluster"),
     "tests/cluster/": "cluster",
     "tests/e2e/": "cluster",
     "cli/tests/test_new.py": "cargo",
     "cli/tests/test_author_loop.py": "cargo",
 }
 """What tests share that stands no company, the cluster or a target folder, by the beginning of their paths."""
-FIRST = ("cluster", "cargo")
+FIRST = ("cluster", "second cluster", "cargo")
 """What takes longest begins first."""
 
 
@@ -23,7 +36,8 @@ def group_of(nodeid: str) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the groups into the order in which they are handed out."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: (group_of(item.nodeid) not in FIRST, FIRST[0] != group_of(item.nodeid)))
+        order = {name: number for number, name in enumerate(FIRST)}
+        items.sort(key=lambda item: order.get(group_of(item.nodeid), len(FIRST)))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
+from agentos_contracts import claimables
 
 from tests.bench import routers
 from tests.bench.bus import cost
@@ -203,7 +204,7 @@ async def main(chosen: list[str]) -> None:
         routers.sketch() as sketch,
         routers.engine(Path(name)) as engine,
     ):
-        (url,) = await routers.admit(engine, "bench")
+        (url,) = await routers.admit(engine, "bench", routes=[claimables.route("GET", ["bench"])])
         with sdk_worker(url):
             load = Load(engine)
             await ready(load)

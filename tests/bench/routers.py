@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,8 +165,11 @@ def _wait_for(port: int) -> None:
             time.sleep(0.02)
 
 
-async def admit(router: Router, *names: str) -> list[str]:
-    """Let workers of these names in, each with the functions below ``name::``; returns the URLs for them."""
+async def admit(router: Router, *names: str, routes: Sequence[str] = ()) -> list[str]:
+    """Let workers of these names in, each with the functions below ``name::``; returns the URLs for them.
+
+    ``routes``: texts of HTTP routes (:mod:`agentos_contracts.claimables`), which are the first one's.
+    """
     if router.tokens is None:
         return [router.url for _ in names]
     operator = await connect(router.url + router.tokens.path("operator", "operator"))
@@ -174,7 +177,7 @@ async def admit(router: Router, *names: str) -> list[str]:
         {
             "uid": f"uid-of-{name}",
             "worker": f"bench/{name}",
-            "owns": [f"{name}::*"],
+            "owns": [f"{name}::*", *(routes if name == names[0] else ())],
             "discover": False,
             "calls": None,
             "state_scopes": None,

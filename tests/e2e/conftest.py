@@ -1,6 +1,7 @@
 """A cluster with the chart installed: a kept one when there is one, else one of the tests' own."""
 
 import json
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,10 +12,16 @@ from tests.cluster import Cluster, Steps
 from tests.e2e.support import NAMESPACE, until, worker
 
 
+def cluster_name() -> str:
+    """The cluster of the tests in this process: those of a second process have one of their own."""
+    process = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    return demo.cluster_name() if process == "gw0" else f"{demo.cluster_name()}-{process}"
+
+
 @pytest.fixture(scope="session")
 def installed() -> Iterator[Cluster]:
     """The cluster, with operator and default realm up; removed afterwards unless it was there before."""
-    name = demo.cluster_name()
+    name = cluster_name()
     kept = clusters.find(name)
     steps = Steps()
     cluster = kept or clusters.up(name, steps)
