@@ -134,6 +134,10 @@ class Link:
         """The connections of one Worker, by its uid."""
         return tuple(self._connections[worker_id] for worker_id in sorted(self._by_uid.get(uid, ())))
 
+    def by_uid(self) -> dict[str, tuple[Connection, ...]]:
+        """The connections of all Workers."""
+        return {uid: self.of(uid) for uid in self._by_uid}
+
     def touched(self, uid: str, pod_uid: str) -> float:
         """When the connections of a Worker's pod last changed (monotonic); when the link went up, if they have not since."""
         return self._touched.get((uid, pod_uid), self.since)

@@ -75,6 +75,10 @@ class Cache:
         """Pods of a namespace that carry a Worker's uid, by name."""
         return [self._objects[key] for key in sorted(self._pods_of.get((namespace, uid), ()))]
 
+    def workers_pods(self, namespace: str) -> dict[str, list[Object]]:
+        """The Workers' pods of a namespace, by the uid that they carry."""
+        return {uid: self.pods_of(namespace, uid) for there, uid in self._pods_of if there == namespace}
+
     def worker_with(self, uid: str) -> Key | None:
         """The key of the Worker that has this uid."""
         return self._workers.get(uid)

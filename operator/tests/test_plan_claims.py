@@ -1,13 +1,16 @@
 """Who owns which functions, and which FunctionClaims are written so that it is recorded."""
 
 import copy
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from agentos_contracts.assign import MAX_DISCOVERED
+from agentos_contracts.patterns import Pattern
 from agentos_operator.plan.claims import ClaimsInput, ClaimsPlan, patterns_of, plan
 from agentos_operator.plan.handover import Handover
+from agentos_operator.plan.presence import Presence
 
 NOW, STAMP = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T03:04:05Z"
 EARLIER = "2026-01-01T00:00:00Z"
@@ -41,6 +44,37 @@ def claim(segment: str, *holders: tuple[str, str], version: str = "7") -> dict:
     return {"kind": "FunctionClaim", "metadata": metadata, "spec": {"segment": segment, "holders": listed}}
 
 
+@dataclass
+class Told:
+    """A Presence of which the tests say by name what it answers."""
+
+    lingering: tuple[str, ...]
+    pods: tuple[str, ...]
+    answering: tuple[str, ...]
+    registered: dict[str, list[str]]
+    served: dict[str, list[str]]
+
+    def lingers(self, uid: str) -> bool:
+        return uid.removesuffix("-uid") in self.lingering
+
+    def started(self, uid: str) -> bool:
+        return uid.removesuffix("-uid") in self.pods
+
+    serving = started
+
+    def serves(self, uid: str, pattern: Pattern, *, declared: bool) -> bool:
+        return uid.removesuffix("-uid") in self.answering
+
+    def registers(self, uid: str) -> list[str]:
+        return self.registered.get(uid.removesuffix("-uid"), [])
+
+    def has(self, uid: str) -> list[str]:
+        return self.served.get(uid.removesuffix("-uid"), [])
+
+    def settles_in(self, uid: str) -> None:
+        return None
+
+
 def decide(
     *workers: dict,
     claims: tuple[dict, ...] = (),
@@ -63,12 +97,7 @@ def decide(
             REALM,
             workers,
             claims,
-            lambda uid, pattern: uid.removesuffix("-uid") in serving,
-            lambda uid: uid.removesuffix("-uid") in pods,
-            lambda uid: uid.removesuffix("-uid") in pods,
-            lambda uid: uid.removesuffix("-uid") in lingering,
-            lambda uid: (registers or {}).get(uid.removesuffix("-uid"), ()),
-            lambda uid: (has or {}).get(uid.removesuffix("-uid"), ()),
+            cast(Presence, Told(lingering, pods, serving, registers or {}, has or {})),
             {f"{name}-uid": each for name, each in (handovers or {}).items()},
             NOW,
             [f"{name}-uid" for name in over_quota],

@@ -3,6 +3,7 @@
 import pytest
 from agentos_operator.bus import Connection
 from agentos_operator.plan.handover import handover
+from agentos_operator.plan.pods import REGISTRATION_GRACE
 
 
 def worker(*owns, replicas=1):
@@ -74,4 +75,7 @@ def test_it_has_to_register_the_routes_and_trigger_types_too_unless_it_has_settl
     assert handover(worker(*owns), [early], (), old).lacking == (kind,)
     assert not handover(worker(*owns), [early], (), old).answers
     assert handover(worker(*owns), [late], (), old).answers
-    assert handover(worker(*owns), [early], (), old, settled={"p"}).answers
+    assert handover(worker(*owns), [early], (), old, {"p": 1.0}).settles_in == REGISTRATION_GRACE - 1.0
+    settled = handover(worker(*owns), [early], (), old, {"p": REGISTRATION_GRACE})
+    assert settled.answers
+    assert settled.settles_in is None

@@ -2,9 +2,10 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from agentos_contracts.assign import (
@@ -13,6 +14,7 @@ from agentos_contracts.assign import (
     Clash,
     Holder,
     assign,
+    declares_nothing,
     discovered,
     patterns_of,
 )
@@ -23,29 +25,17 @@ from ..kinds import Object
 from ..settings import FIELD_MANAGER, MANAGED_BY_LABEL, REALM_LABEL
 from .handover import Handover
 from .objects.metadata import owner_references
+from .presence import Presence
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimsInput:
-    """One realm's Workers and claims.
-
-    ``started(uid)`` says whether a Worker may have pods; ``lingers(uid)`` whether one that is gone may still serve calls.
-    """
+    """One realm's Workers and claims."""
 
     realm: Object
     workers: Sequence[Object]
     claims: Sequence[Object]
-    serves: Callable[[str, Pattern], bool]
-    """Whether a Worker's pods still serve a function of the pattern, or may do so."""
-    serving: Callable[[str], bool]
-    """Whether a Worker serves anything, or may do so."""
-    started: Callable[[str], bool]
-    lingers: Callable[[str], bool]
-    registers: Callable[[str], Iterable[str]]
-    """Ids of the functions that a Worker has registered without owning them."""
-    """What a Worker has registered without owning it: ids of functions; routes and trigger types as their texts."""
-    has: Callable[[str], Iterable[str]]
-    """What a Worker serves, told in the same way."""
+    presence: Presence
     handovers: Mapping[str, Handover]
     """How far those Workers are that replace another, by uid."""
     now: datetime
@@ -73,6 +63,8 @@ class ClaimsPlan:
     """Those that wait for nobody but the Worker that they replace, by uid: each change on the bus may let them take over."""
     replaced: Mapping[str, str]
     """Workers from which another has taken over, by uid: its name."""
+    look_again_after: float | None = None
+    """Seconds after which time alone may free something."""
 
     @property
     def writes(self) -> int:
@@ -92,7 +84,7 @@ def plan(i: ClaimsInput) -> ClaimsPlan:
         if room is not None:
             mine = {holder.pattern for holder in recorded_for_it}
             room -= sum(each.is_function and each.text not in mine for each in living[-1].discovered)
-    assignment = assign([*living, *_leaving(held, living, i.lingers)], recorded, stamp(i.now))
+    assignment = assign([*living, *_leaving(held, living, i.presence)], recorded, stamp(i.now))
     now_held = _by_uid(assignment.holders)
     keeping = frozenset(w["metadata"]["uid"] for w in i.workers if gives_up(w, now_held.get(w["metadata"]["uid"], ())))
     return _difference(i, assignment, keeping)
@@ -118,16 +110,17 @@ def claimant(worker: Object, i: ClaimsInput, recorded: Sequence[Holder], room: i
     mistaken = not declared and bool(worker.get("spec", {}).get("owns"))
     if uid in i.over_quota:
         declared = tuple(pattern for pattern in declared if pattern in held)
-    kept = tuple(pattern for pattern in held if pattern not in declared and (mistaken or i.serves(uid, pattern)))
+    is_served = partial(i.presence.serves, uid, declared=not declares_nothing(worker))
+    kept = tuple(pattern for pattern in held if pattern not in declared and (mistaken or is_served(pattern)))
     handover = i.handovers.get(uid)
     return Claimant(
         metadata["name"],
         uid,
         metadata["creationTimestamp"],
         declared,
-        kept + _found(worker, i.registers(uid), room),
-        started=i.started(uid),
-        serving=bool(declared) and not any(pattern.is_function for pattern in held) and i.serving(uid),
+        kept + _found(worker, i.presence.registers(uid), room),
+        started=i.presence.started(uid),
+        serving=bool(declared) and not any(pattern.is_function for pattern in held) and i.presence.serving(uid),
         replaces=handover.replaces if handover else "",
         answers=handover is not None and handover.answers,
     )
@@ -154,7 +147,7 @@ def _with_what_is_served(
         metadata = worker["metadata"]
         if metadata["name"] in replaced:
             continue  # what another has taken over from it, it serves until the engine is told
-        lost = [text for text in i.has(metadata["uid"]) if text not in known]
+        lost = [text for text in i.presence.has(metadata["uid"]) if text not in known]
         for pattern in discovered(worker, lost):
             held = found.setdefault(pattern.segment, [])
             if not any(pattern.clashes(Pattern(each.pattern)) for each in held):
@@ -188,13 +181,13 @@ def holders(claim: Object) -> tuple[Holder, ...]:
 
 
 def _leaving(
-    recorded: Mapping[str, Sequence[Holder]], living: Sequence[Claimant], lingers: Callable[[str], bool]
+    recorded: Mapping[str, Sequence[Holder]], living: Sequence[Claimant], presence: Presence
 ) -> list[Claimant]:
     known = {c.uid for c in living}
     return [
         Claimant(held[0].worker, uid, held[0].since, (), leaving=True)
         for uid, held in recorded.items()
-        if uid not in known and lingers(uid)
+        if uid not in known and presence.lingers(uid)
     ]
 
 
@@ -220,7 +213,15 @@ def _difference(i: ClaimsInput, assignment: Assignment, keeping: frozenset[str])
         keeping,
         handovers,
         assignment.replaced,
+        _look_again_after(i, keeping),
     )
+
+
+def _look_again_after(i: ClaimsInput, keeping: frozenset[str]) -> float | None:
+    settling = [i.presence.settles_in(uid) for uid in keeping]
+    taking_over = [each.settles_in for each in i.handovers.values()]
+    seconds = [each for each in (*settling, *taking_over) if each is not None]
+    return min(seconds) + 0.1 if seconds else None
 
 
 def _claim(realm: Object, segment: str, wanted: Sequence[Holder], resource_version: str | None = None) -> Object:

@@ -2,14 +2,17 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-from agentos_contracts.assign import declares_nothing, patterns_of
+from agentos_contracts.assign import Holder, declares_nothing, patterns_of
 from agentos_contracts.scaling import fewest, wants_no_pods
 
 from ..bus import Connection
 from ..kinds import Object
 from .bus import listed
+from .pods import REGISTRATION_GRACE, is_leaving
+from .presence import Presence
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,8 @@ class Handover:
     """How many pods it needs."""
     answers: bool
     lacking: tuple[str, ...] = ()
+    settles_in: float | None = None
+    """Seconds after which what its pods have not registered until then is not waited for any more."""
 
     @property
     def message(self) -> str:
@@ -32,19 +37,36 @@ class Handover:
         return f"{told}; not registered: {listed(self.lacking)}" if self.lacking else told
 
 
+def handovers(workers: Sequence[Object], recorded: Sequence[Holder], presence: Presence) -> dict[str, Handover]:
+    """Decide for all Workers of a realm with spec.replaces, by uid; ``recorded`` is what anybody holds. Pure."""
+    found = {}
+    for worker in workers:
+        uid, replaced = worker["metadata"]["uid"], worker.get("spec", {}).get("replaces")
+        if not replaced:
+            continue
+        # The one that is there, and those that are gone and still hold something.
+        named = {each["metadata"]["uid"] for each in workers if each["metadata"]["name"] == replaced}
+        named |= {holder.uid for holder in recorded if holder.worker == replaced}
+        own = presence.of(uid)
+        leaving = {pod["metadata"]["uid"] for pod in presence.pods.get(uid, ()) if is_leaving(pod)}
+        quiet_for = {each.pod_uid: presence.quiet_for.get((uid, each.pod_uid), 0.0) for each in own}
+        found[uid] = handover(worker, own, leaving, [each for other in named for each in presence.of(other)], quiet_for)
+    return found
+
+
 def handover(
     worker: Object,
     own: Sequence[Connection],
     leaving: Collection[str],
     replaced: Sequence[Connection],
-    settled: Collection[str] = (),
+    quiet_for: Mapping[str, float] = MappingProxyType({}),
 ) -> Handover:
     """Decide for a Worker with spec.replaces. Pure.
 
     ``own``: its connections; those of the pods whose uids are in ``leaving`` do not count. ``replaced``: the connections of
     the Worker that it replaces: of what they serve it has to register what it claims itself, and all if it declares
     nothing. HTTP routes and trigger types nobody declares, and it may leave some out: they are waited for until its pod's
-    connections have not changed for a while, as those of the pods in ``settled`` have not.
+    connections have not changed for a while; ``quiet_for`` says for how many seconds they have not.
     """
     spec = worker["spec"]
     wanted, declared = _wanted(spec), patterns_of(worker)
@@ -58,14 +80,17 @@ def handover(
             registered.setdefault(connection.pod_uid, set()).update(
                 connection.functions, connection.claims, connection.waiting
             )
+    settled = {pod for pod, seconds in quiet_for.items() if seconds >= REGISTRATION_GRACE}
     lacking = {
         pod: (served if pod in settled else served | beside) - ids
         | {each.text for each in declared if not any(map(each.matches, ids))}
         for pod, ids in registered.items()
     }
     ready = sum(not lacks for lacks in lacking.values())
+    missing = tuple(sorted(set().union(*lacking.values())))
+    settling = [REGISTRATION_GRACE - seconds for pod, seconds in quiet_for.items() if pod not in settled]
     return Handover(
-        spec["replaces"], wanted, answers=0 < wanted <= ready, lacking=tuple(sorted(set().union(*lacking.values())))
+        spec["replaces"], wanted, 0 < wanted <= ready, missing, min(settling) if missing and settling else None
     )
 
 

@@ -16,6 +16,8 @@ from agentos_contracts.reasons import (
 from .conditions import Verdict, condition_of
 
 Pod = dict[str, Any]
+REGISTRATION_GRACE = 5.0
+"""Seconds that a running container has to register before it is told to lack that."""
 
 PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"}

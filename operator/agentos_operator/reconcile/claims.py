@@ -1,19 +1,15 @@
 """One pass over all function claims of a namespace, and over the grants that follow from them."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
-
-from agentos_contracts.assign import declares_nothing
-from agentos_contracts.patterns import Pattern
 
 from ..api import ApiError
 from ..kinds import CLAIM, DEPLOYMENT, WORKER, Key, Object
 from ..metrics import CLAIM_WRITES
 from ..plan import claims, grants
-from ..plan.handover import Handover, handover
-from ..plan.pods import is_gone, is_leaving
-from ..plan.worker.snapshot import REGISTRATION_GRACE
+from ..plan.handover import handovers
+from ..plan.presence import Presence
 from ..quotas import quota_of
 from .context import CLAIMS, Context, worker_key
 
@@ -43,80 +39,8 @@ async def reconcile(context: Context, namespace: str) -> None:
 
 async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
     cache = context.cache
-    link = context.links.get(realm["metadata"]["name"])
-
-    def lingers(uid: str) -> bool:
-        if uid in deployed or uid in context.starting:
-            return True
-        pods = [pod for pod in cache.pods_of(namespace, uid) if not is_gone(pod)]
-        if not pods:
-            return False
-        may_be_connected = link is None or not link.up or bool(link.of(uid))
-        return may_be_connected or not all(is_leaving(pod) for pod in pods)
-
     workers, recorded = cache.all(WORKER, namespace), cache.all(CLAIM, namespace)
-    deployed = {
-        ref["uid"]
-        for deployment in cache.all(DEPLOYMENT, namespace)
-        for ref in deployment["metadata"].get("ownerReferences", ())
-        if ref.get("controller")
-    }
-
-    def started(uid: str) -> bool:
-        return uid in deployed or uid in context.starting or bool(cache.pods_of(namespace, uid))
-
-    def serving(uid: str) -> bool:
-        return any(each.functions for each in link.of(uid)) if link is not None and link.up else started(uid)
-
-    undeclared = {worker["metadata"]["uid"] for worker in workers if declares_nothing(worker)}
-    look_again: set[float] = set()
-
-    def serves(uid: str, pattern: Pattern) -> bool:
-        connections = link.of(uid) if link is not None and link.up else ()
-        if any(pattern.matches(f) for each in connections for f in (*each.functions, *each.claims, *each.waiting)):
-            return True
-        if uid not in undeclared and pattern.is_function:
-            return (link is None or not link.up) and bool(cache.pods_of(namespace, uid))
-        # It comes back, and registers one by one: what it has discovered is given up only when it certainly lacks it.
-        quiet = [time.monotonic() - link.touched(uid, each.pod_uid) for each in connections] if link is not None else []
-        if not quiet or min(quiet) >= context.settings.engine_grace:
-            return not quiet
-        look_again.add(context.settings.engine_grace - min(quiet) + 0.1)
-        return True
-
-    def registers(uid: str) -> set[str]:
-        if link is None or not link.up:
-            return set()
-        return {f for each in link.of(uid) for f in (each.waiting if link.enforces else each.functions)}
-
-    def has(uid: str) -> set[str]:
-        # An engine that does not enforce grants proves none.
-        connections = link.of(uid) if link is not None and link.up and link.enforces else ()
-        return {f for each in connections for f in (*each.functions, *each.claims)}
-
-    def handovers() -> dict[str, Handover]:
-        found = {}
-        for worker in workers:
-            metadata, replaces = worker["metadata"], worker.get("spec", {}).get("replaces")
-            if not replaces:
-                continue
-            uid, up = metadata["uid"], link is not None and link.up
-            leaving = {pod["metadata"]["uid"] for pod in cache.pods_of(namespace, uid) if is_leaving(pod)}
-            replaced = _uids_named(replaces, workers, recorded)
-            own = link.of(uid) if link is not None and up else ()
-            quiet = {each.pod_uid: time.monotonic() - link.touched(uid, each.pod_uid) for each in own} if link else {}
-            settled = {pod_uid for pod_uid, seconds in quiet.items() if seconds >= REGISTRATION_GRACE}
-            found[uid] = handover(
-                worker,
-                own,
-                leaving,
-                [each for other in replaced for each in link.of(other)] if link is not None and up else (),
-                settled,
-            )
-            if found[uid].lacking:
-                look_again.update(REGISTRATION_GRACE - quiet[each] + 0.1 for each in quiet.keys() - settled)
-        return found
-
+    presence = _presence(context, namespace, realm)
     allotment = context.quotas.allotment(namespace, realm)
     most = quota_of(realm).get("functions")
     plan = claims.plan(
@@ -124,13 +48,8 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
             realm,
             workers,
             recorded,
-            serves,
-            serving,
-            started,
-            lingers,
-            registers,
-            has,
-            handovers(),
+            presence,
+            handovers(workers, [holder for claim in recorded for holder in claims.holders(claim)], presence),
             datetime.now(UTC),
             allotment.over.keys(),
             None if most is None else most - allotment.used.functions,
@@ -141,10 +60,11 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
         await _write(context, namespace, plan)
     finally:
         # What cannot be recorded holds up neither what else changed in spec.calls nor who leaves.
+        presence = _presence(context, namespace, realm)
         recorded = cache.all(CLAIM, namespace)
-        table.want(grants.plan(grants.GrantsInput(namespace, workers, recorded, lingers, table.wanted)))
-    if look_again:
-        context.queue.add(Key(CLAIMS, namespace, ""), min(look_again))
+        table.want(grants.plan(grants.GrantsInput(namespace, workers, recorded, presence.lingers, table.wanted)))
+    if plan.look_again_after is not None:
+        context.queue.add(Key(CLAIMS, namespace, ""), plan.look_again_after)
     before = _told(context, namespace)
     context.over_quota[namespace] = allotment.over
     context.waiting[namespace], context.refused[namespace] = dict(plan.waiting), dict(plan.refused)
@@ -167,10 +87,30 @@ def _told(context: Context, namespace: str) -> tuple[Mapping[str, object], ...]:
     return tuple(each.get(namespace, {}) for each in told)
 
 
-def _uids_named(name: str, workers: Sequence[Object], recorded: Sequence[Object]) -> set[str]:
-    """The Workers of a name: the one that is there, and those that are gone and still hold something."""
-    there = {worker["metadata"]["uid"] for worker in workers if worker["metadata"]["name"] == name}
-    return there | {each.uid for claim in recorded for each in claims.holders(claim) if each.worker == name}
+def _presence(context: Context, namespace: str, realm: Object) -> Presence:
+    """What pods, Deployments and the engine tell at this moment."""
+    cache, link, now = context.cache, context.links.get(realm["metadata"]["name"]), time.monotonic()
+    connections = link.by_uid() if link is not None else {}
+    deployed = {
+        ref["uid"]
+        for deployment in cache.all(DEPLOYMENT, namespace)
+        for ref in deployment["metadata"].get("ownerReferences", ())
+        if ref.get("controller")
+    }
+    return Presence(
+        link is not None and link.up,
+        link is not None and link.enforces,
+        connections,
+        {
+            (uid, each.pod_uid): now - link.touched(uid, each.pod_uid)
+            for uid, listed in connections.items()
+            for each in listed
+            if link is not None
+        },
+        cache.workers_pods(namespace),
+        deployed | context.starting,
+        context.settings.engine_grace,
+    )
 
 
 async def _write(context: Context, namespace: str, plan: claims.ClaimsPlan) -> None:

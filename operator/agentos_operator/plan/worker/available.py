@@ -9,10 +9,10 @@ from agentos_contracts.reasons import (
 )
 
 from ..conditions import Verdict
-from ..pods import containers_ready_for, live, refusal, trouble
+from ..pods import REGISTRATION_GRACE, containers_ready_for, live, refusal, trouble
 from .registered import registered
 from .replicas import replicas
-from .snapshot import REGISTRATION_GRACE, WorkerInput
+from .snapshot import WorkerInput
 
 
 def available(i: WorkerInput) -> Verdict:

@@ -19,9 +19,9 @@ from agentos_contracts.reasons import (
 from ...kinds import Object
 from ..bus import listed, pod_connections, waiting
 from ..conditions import Verdict, condition_of
-from ..pods import containers_ready_for, live
+from ..pods import REGISTRATION_GRACE, containers_ready_for, live
 from .replicas import replicas
-from .snapshot import REGISTRATION_GRACE, Obstacle, WorkerInput
+from .snapshot import Obstacle, WorkerInput
 
 NOT_COVERED = Obstacle("which spec.owns does not cover")
 NOT_RECORDED = Obstacle("which is free and could not be recorded yet")

@@ -16,9 +16,6 @@ from ...bus import Connection
 from ...kinds import DEPLOYMENT, Kind, Object
 from ..handover import Handover
 
-REGISTRATION_GRACE = 5.0
-"""Seconds that a running container has to register before it is told to lack that."""
-
 
 @dataclass(frozen=True, slots=True)
 class EngineView:

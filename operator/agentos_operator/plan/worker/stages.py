@@ -9,7 +9,7 @@ from ..conditions import Verdict, is_true, summarize
 from ..objects.deployment import worker_deployment
 from ..objects.disruption_budget import worker_disruption_budget
 from ..objects.worker import token_hash, worker_service_account, worker_token_secret
-from ..pods import containers_ready_for, live
+from ..pods import REGISTRATION_GRACE, containers_ready_for, live
 from .available import available
 from .dependencies_ready import dependencies_ready
 from .engine_linked import engine_linked
@@ -18,7 +18,7 @@ from .functions_in_sync import functions_in_sync
 from .manifest_valid import manifest_valid
 from .registered import gate, is_about_to_get_more, pod_answers, registered
 from .replicas import replicas, says
-from .snapshot import REGISTRATION_GRACE, EngineView, WorkerInput, WorkerPlan
+from .snapshot import EngineView, WorkerInput, WorkerPlan
 from .status import status
 from .within_quota import within_quota
 
@@ -58,7 +58,8 @@ def plan(i: WorkerInput) -> WorkerPlan:
     verdicts[WorkerCondition.REGISTERED] = registered(i) if runs else Verdict(False, NOT_STARTED)
     in_sync = functions_in_sync(i) if runs else Verdict(False, NOT_STARTED)
     ready = summarize(verdicts).ok or not runs
-    gates = tuple((pod, gate(i, pod)) for pod in live(i.pods) if gate(i, pod) != is_true(pod, REGISTERED_GATE))
+    wanted = [(pod, gate(i, pod)) for pod in live(i.pods)]
+    gates = tuple((pod, is_open) for pod, is_open in wanted if is_open != is_true(pod, REGISTERED_GATE))
     unwanted = (DEPLOYMENT, DISRUPTION_BUDGET) if stop else ()
     if children and not any(child["kind"] == DISRUPTION_BUDGET.kind for child in children):
         unwanted = (DISRUPTION_BUDGET,)
