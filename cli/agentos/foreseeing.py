@@ -154,5 +154,5 @@ def outcome(findings: Sequence[Finding]) -> str:
         return "stalls"
     if any(each.severity is Severity.ERROR for each in findings):
         return "refused"
-    waits = {"Clash", "DependencyMissing", "DependencyVersion", "DependencyNotReady"}
+    waits = {"Clash", "Replaced", "DependencyMissing", "DependencyVersion", "DependencyNotReady"}
     return "waits" if reasons & waits else "starts"

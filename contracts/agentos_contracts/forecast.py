@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agentos_contracts.assign import Claimant, Clash, Holder, assign, patterns_of
+from agentos_contracts.assign import Assignment, Claimant, Holder, assign, patterns_of
 from agentos_contracts.dependencies import Dependency, declared, trouble, unmet
 from agentos_contracts.effective import image_version
 from agentos_contracts.findings import Finding, Severity
 from agentos_contracts.grants import SENSITIVE, is_named
 from agentos_contracts.manifest import BUILT_IN_WORKERS
 from agentos_contracts.patterns import BUILT_IN_IDS, RESERVED_SEGMENTS, Pattern, PatternError, called_pattern
-from agentos_contracts.reasons import CLASH, NAMESPACE_TAKEN, NO_REALM, Outlook, Reason
+from agentos_contracts.reasons import CLASH, HANDING_OVER, NAMESPACE_TAKEN, NO_REALM, REPLACED, Outlook, Reason
 from agentos_contracts.semver import RangeError
 
 Resource = Mapping[str, Any]
@@ -38,15 +38,16 @@ def forecast(resources: Sequence[Resource], seen: Seen, now: str) -> list[list[F
     """
     workers = _overlaid(seen.workers or (), [each for each in resources if each["kind"] == "Worker"])
     realms = _overlaid(seen.realms or (), [each for each in resources if each["kind"] == "Realm"])
-    waiting = _waiting(workers, seen.claims, now) if seen.claims is not None and seen.workers is not None else {}
+    owners = _owners(workers, seen.claims, now) if seen.claims is not None and seen.workers is not None else {}
     found: list[list[Finding]] = []
     for index, resource in enumerate(resources):
         if resource["kind"] == "Realm":
             found.append(_of_realm(resource, realms) if seen.realms is not None else [])
             continue
         said = _of_namespace(resource, realms) if seen.realms is not None else []
-        said += _of_claims(resource, waiting.get(_key(resource), ()))
+        said += _of_claims(resource, owners.get(_namespace(resource)))
         if seen.workers is not None:
+            said += _of_replaces(resource, workers)
             others = [each for each in workers.values() if _namespace(each) == _namespace(resource)]
             given = {_key(each) for position, each in enumerate(resources) if position != index}
             said += _of_dependencies(resource, others, given)
@@ -96,11 +97,17 @@ def _of_namespace(worker: Resource, realms: Mapping[tuple[str, str], Resource]) 
     return [_finding(NO_REALM, "metadata.namespace", message)]
 
 
-def _waiting(
-    workers: Mapping[tuple[str, str], Resource], claims: Sequence[Resource], now: str
-) -> dict[tuple[str, str], tuple[Clash, ...]]:
-    """Return which Workers would wait, and for whom."""
-    result: dict[tuple[str, str], tuple[Clash, ...]] = {}
+@dataclass(frozen=True, slots=True)
+class _Owners:
+    """Who would own what in one namespace, and the uids by which the assignment knows its Workers."""
+
+    assignment: Assignment
+    uids: Mapping[str, str]
+
+
+def _owners(workers: Mapping[tuple[str, str], Resource], claims: Sequence[Resource], now: str) -> dict[str, _Owners]:
+    """Return who would own what, by namespace."""
+    result: dict[str, _Owners] = {}
     for namespace in {namespace for namespace, _ in workers}:
         recorded: dict[str, list[Holder]] = {}
         for claim in claims:
@@ -110,8 +117,8 @@ def _waiting(
                     Holder(h["pattern"], h["worker"], h["uid"], h["since"]) for h in held
                 ]
         claimants = _claimants([each for each in workers.values() if _namespace(each) == namespace], recorded, now)
-        waits = assign(claimants.values(), recorded, now).waiting
-        result |= {key: waits[each.uid] for key, each in claimants.items() if each.uid in waits}
+        uids = {name: each.uid for (there, name), each in claimants.items() if there == namespace}
+        result[namespace] = _Owners(assign(claimants.values(), recorded, now), uids)
     return result
 
 
@@ -131,7 +138,14 @@ def _claimants(
         leaving = bool(metadata.get("deletionTimestamp"))
         created = metadata.get("creationTimestamp") or now
         claimants[_key(worker)] = Claimant(
-            metadata["name"], uid, created, patterns_of(worker), own, leaving=leaving, started=bool(own)
+            metadata["name"],
+            uid,
+            created,
+            patterns_of(worker),
+            own,
+            leaving=leaving,
+            started=bool(own),
+            replaces=worker["spec"].get("replaces") or "",
         )
     for uid, holders in held.items():
         patterns = tuple(Pattern(each.pattern) for each in holders)
@@ -139,13 +153,32 @@ def _claimants(
     return claimants
 
 
-def _of_claims(worker: Resource, clashes: Sequence[Clash]) -> list[Finding]:
+def _of_claims(worker: Resource, owners: _Owners | None) -> list[Finding]:
+    if owners is None:
+        return []
+    assignment, uid = owners.assignment, owners.uids[worker["metadata"]["name"]]
+    if uid in assignment.succeeding:
+        other = worker["spec"]["replaces"]
+        message = f"its pods start beside those of Worker {other}, and it takes over once they have registered what that one serves"
+        return [_finding(HANDING_OVER, "spec.replaces", message)]
+    if successor := assignment.replaced.get(uid):
+        message = f"Worker {successor}, whose spec.replaces names it, has taken over its functions; it has no pod"
+        return [_finding(REPLACED, "spec.owns", message)]
+    clashes = assignment.waiting.get(uid, ())
+    if not clashes:
+        return []
     since = {f" since {each.holder.since}" for each in clashes}
     told = "; ".join(dict.fromkeys(each.message for each in clashes))
     when = next(iter(since)) if len(since) == 1 else ""
-    return (
-        [_finding(CLASH, "spec.owns", f"{told}{when}; it waits, without a pod, until that is free")] if clashes else []
-    )
+    return [_finding(CLASH, "spec.owns", f"{told}{when}; it waits, without a pod, until that is free")]
+
+
+def _of_replaces(worker: Resource, workers: Mapping[tuple[str, str], Resource]) -> list[Finding]:
+    other = worker["spec"].get("replaces")
+    if not other or (_namespace(worker), other) in workers:
+        return []
+    message = f"there is no Worker {other} in namespace {_namespace(worker)}: nothing is taken over"
+    return [Finding(Severity.WARNING, "spec.replaces", "NothingToReplace", message)]
 
 
 def _of_dependencies(worker: Resource, others: Sequence[Resource], given: set[tuple[str, str]]) -> list[Finding]:

@@ -66,6 +66,28 @@ def test_who_drains_still_has_it():
     assert (reason, "Worker gone" in message) == ("Clash", True)
 
 
+def test_who_replaces_the_holder_is_told_to_take_over_and_that_it_waits_when_a_third_one_holds_some():
+    there = [worker("old", "a::*", uid="old-uid"), worker("other", "b::*", uid="other-uid")]
+    held = [claim("a", ("a::*", "old")), claim("b", ("b::*", "other"))]
+    words = (
+        "its pods start beside those of Worker old, and it takes over once they have registered what that one serves"
+    )
+    assert told(worker("new", "a::*", replaces="old"), there, held) == [("HandingOver", words)]
+    ((reason, message),) = told(worker("new", "a::*", "b::*", replaces="old"), there, held)
+    assert (reason, "held by Worker other" in message) == ("Clash", True)
+
+
+def test_who_has_been_replaced_is_told_by_whom():
+    there = [worker("old", "a::*", uid="old-uid"), worker("new", "a::*", uid="new-uid", replaces="old")]
+    ((reason, message),) = told(worker("old", "a::*"), there, [claim("a", ("a::*", "new"))])
+    assert (reason, "Worker new" in message) == ("Replaced", True)
+
+
+def test_one_that_replaces_nobody_is_told_so():
+    words = "there is no Worker old in namespace team: nothing is taken over"
+    assert told(worker("new", "a::*", replaces="old")) == [("NothingToReplace", words)]
+
+
 @pytest.mark.parametrize(
     ("needs", "others", "reason"),
     [

@@ -4,9 +4,7 @@ They have ``replicas: 0``, so that they own and wait without a pod.
 """
 
 import itertools
-import json
 import math
-import signal
 import statistics
 import time
 from collections.abc import Iterator
@@ -42,23 +40,10 @@ def watch(cluster: Cluster) -> Iterator[ClaimWatch]:
 
 
 @pytest.fixture(params=["webhook", "no webhook"])
-def admission(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[None]:
-    """With the admission webhook, and without it; it is put back, also when the tests are told to end."""
-    if request.param == "webhook":
-        yield
-        return
-    name = "validatingwebhookconfiguration/agentos"
-    kept = json.loads(cluster.kubectl("get", name, "-o", "json").stdout)
-    for key in ("uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"):
-        kept["metadata"].pop(key, None)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        cluster.kubectl("delete", name)
-        yield
-    finally:
-        cluster.kubectl("create", "-f", "-", input=json.dumps(kept))
-        signal.signal(signal.SIGTERM, before)
-        until("it refuses again", lambda: apply(cluster, claimant("refused", "sandbox::*"), check=False).returncode)
+def admission(request: pytest.FixtureRequest) -> None:
+    """With the admission webhook, and without it."""
+    if request.param == "no webhook":
+        request.getfixturevalue("without_webhook")
 
 
 def at_once(cluster: Cluster, workers: list[dict[str, Any]]) -> None:

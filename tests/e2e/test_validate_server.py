@@ -21,6 +21,7 @@ def resting(name: str, owns: list[str], **spec: Any) -> dict[str, Any]:
 EXPECTED = {
     "fine": ("starts", "FunctionsClaimed", "True", "Claimed"),
     "rival": ("waits", "FunctionsClaimed", "False", "Clash"),
+    "heir": ("starts", "FunctionsClaimed", "False", "HandingOver"),
     "needy": ("waits", "DependenciesReady", "False", "DependencyMissing"),
     "old-needs": ("waits", "DependenciesReady", "False", "DependencyVersion"),
     "ring-a": ("stalls", "DependenciesReady", "False", "DependencyCycle"),
@@ -29,6 +30,7 @@ EXPECTED = {
 FILES = [
     resting("fine", ["fine::*"], calls=["fine::*", "nobody::*", "state::get"]),
     resting("rival", ["held::one"]),
+    resting("heir", ["held::*"], replaces="holder"),
     resting("needy", ["needy::*"], manifest={"name": "needy", "dependencies": {"nowhere": "^1"}}),
     resting("old-needs", ["old::*"], manifest={"name": "old-needs", "dependencies": {"holder": "^2"}}),
     resting("ring-a", ["ring-a::*"], manifest={"name": "ring-a", "dependencies": {"ring-b": "*"}}),
