@@ -1,0 +1,66 @@
+"""The commands of docs/backup.md against the engine of a realm."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.e2e.support import apply, realm, worker
+from tests.e2e.test_cli_realm import agentos, environment
+
+pytestmark = pytest.mark.cluster
+
+ENGINE = "agentos-engine-0"
+
+
+@pytest.fixture
+def kept(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster with a realm ``kept`` that has a volume, and a Worker there."""
+    apply(cluster, realm("kept", engine={"storage": {"size": "1Gi"}}, deletionPolicy="Delete"))
+    try:
+        cluster.kubectl("wait", "--for=condition=Ready", "realm/kept", "--timeout=90s", timeout=100)
+        lodger = worker("lodger", "lodger::one")
+        lodger["metadata"]["namespace"] = "kept"
+        apply(cluster, lodger)
+        until_ready(cluster)
+        yield cluster
+    finally:
+        cluster.kubectl("delete", "realm", "kept", "--timeout=90s", timeout=100)
+        cluster.kubectl("delete", "namespace", "kept", "--ignore-not-found", "--timeout=90s", timeout=100)
+
+
+def until_ready(cluster: Cluster) -> None:
+    cluster.kubectl(
+        "wait", "-n", "kept", "--for=condition=Ready", "worker/lodger", "--timeout=90s", timeout=100
+    )  # fmt: skip
+
+
+def shell(cluster: Cluster, line: str) -> str:
+    done = subprocess.run(
+        ["bash", "-c", line], env=environment(cluster), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_backup_through_kubectl_comes_back_at_the_engines_next_start(kept: Cluster, tmp_path: Path) -> None:
+    def value() -> object:
+        return json.loads(agentos(kept, "state", "get", "shop", "stock", "--realm", "kept"))
+
+    file = tmp_path / "realm.backup"
+    agentos(kept, "state", "set", "shop", "stock", '{"n": 1}', "--realm", "kept")
+    shell(kept, f"kubectl exec -n kept {ENGINE} -- agentos-engine backup --data-dir /data - > {file}")
+    agentos(kept, "state", "set", "shop", "stock", '{"n": 2}', "--realm", "kept")
+    restore = "agentos-engine restore --data-dir /data --force --at-next-start -"
+    shell(kept, f"kubectl exec -i -n kept {ENGINE} -- {restore} < {file}")
+    assert value() == {"n": 2}
+    kept.kubectl("delete", "pod", "-n", "kept", ENGINE, "--timeout=60s", timeout=70)
+    kept.kubectl("wait", "--for=condition=Ready", "realm/kept", "--timeout=90s", timeout=100)
+    kept.kubectl("wait", "-n", "kept", "--for=condition=Ready", f"pod/{ENGINE}", "--timeout=90s", timeout=100)
+    assert value() == {"n": 1}
+    until_ready(kept)
+    answer = json.loads(agentos(kept, "call", "lodger::one", "n=3", "--realm", "kept"))
+    assert answer["echo"] == {"n": 3}
