@@ -222,6 +222,35 @@ def test_a_worker_whose_grant_is_removed_is_sent_away(bus, worker):
     assert bus.connections == {}
 
 
+async def test_who_had_a_grant_that_was_removed_is_refused_at_once_and_let_in_when_it_has_one_again(bus, worker):
+    worker(owns=["a::*"])
+    bus.grants.take([], ["u1"])
+    async with asyncio.timeout(1):
+        assert not await bus.grants.wait_for(peer(), 60)
+    bus.grants.take([grant()])
+    assert await bus.grants.wait_for(peer(), 60)
+
+
+async def test_who_has_no_grant_yet_is_held_until_it_comes(bus):
+    held = asyncio.create_task(bus.grants.wait_for(peer(), 60))
+    await asyncio.sleep(0)
+    assert not held.done()
+    bus.grants.take([grant()])
+    async with asyncio.timeout(1):
+        assert await held
+
+
+async def test_those_that_are_gone_are_remembered_up_to_a_number(bus, monkeypatch):
+    monkeypatch.setattr("agentos_engine.permissions.table.MAX_REVOKED", 2)
+    for number in range(4):
+        bus.grants.take([grant(f"u{number}")])
+        bus.grants.take([], [f"u{number}"])
+    async with asyncio.timeout(1):
+        assert not await bus.grants.wait_for(peer("u3"), 60)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(bus.grants.wait_for(peer("u0"), 60), 0.05)
+
+
 def test_a_complete_list_revokes_who_is_not_on_it(bus, worker):
     one, two = worker("u1", owns=["a::*"]), worker("u2", owns=["b::*"])
     bus.grants.take([grant("u2", owns=["b::*"])], complete=True)

@@ -1,17 +1,20 @@
 """The everyday commands against a realm: from this machine through kubectl into the engine's pod."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import Cluster
-from tests.e2e.support import apply, until, until_ready, worker
+from tests.e2e.support import SILENT, apply, until, until_ready, worker
 
 pytestmark = pytest.mark.cluster
 
@@ -61,7 +64,8 @@ def test_state_of_a_realm(realm: Cluster) -> None:
 
 
 def test_logs_are_those_of_the_workers_pods(realm: Cluster) -> None:
-    talker = worker("talker", owns=[], command=["python3", "-uc", "import signal; print('I am here'); signal.pause()"])
+    says = f"print('I am here'); {SILENT[-1]}"
+    talker = worker("talker", owns=[], command=["python3", "-uc", says])
     apply(realm, talker)
     lines = until("the pod has printed", lambda: _printed(realm, "talker"), 90)
     assert re.fullmatch(r"talker-\S+  I am here", lines[0])
@@ -78,7 +82,10 @@ def _printed(cluster: Cluster, name: str) -> list[str]:
 
 def test_the_page_of_a_realm_is_there_until_ctrl_c(realm: Cluster) -> None:
     command = [AGENTOS, "open", "--no-browser", "--realm", "default"]
-    with subprocess.Popen(command, env=environment(realm), stdout=subprocess.PIPE, text=True) as process:
+    # A process that was started in the background of a shell hands on that it does not hear SIGINT.
+    hears = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, env=environment(realm), stdout=subprocess.PIPE, text=True, preexec_fn=hears)
+    with ended(process):
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/", url)
@@ -86,6 +93,18 @@ def test_the_page_of_a_realm_is_there_until_ctrl_c(realm: Cluster) -> None:
         assert "greet::hello" in info.split()
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """The process does not outlive the test."""
+    with process:
+        try:
+            yield
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(30)
 
 
 def test_an_unknown_realm_names_those_that_are_there(realm: Cluster) -> None:

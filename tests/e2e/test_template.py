@@ -12,6 +12,7 @@ from tests.cluster import Cluster
 from tests.e2e.support import (
     IMAGE,
     NAMESPACE,
+    SILENT,
     apply,
     condition,
     get,
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.cluster
 SIDECAR = {
     "name": "beside",
     "image": IMAGE,
-    "command": ["python3", "-c", "import time; time.sleep(1e6)"],
+    "command": SILENT,
     "resources": {"limits": {"cpu": 0.5, "memory": "0.125Gi"}},
     "env": [{"name": "EMPTY", "value": ""}],
     "args": [],

@@ -38,7 +38,7 @@ async def grow_storm_shrink(size: Size) -> tuple[Costs, dict[str, float]]:
 def check(costs: Costs, seen: dict[str, float], size: Size) -> None:
     """What holds at every size, with room for a machine that does other things, too."""
     assert seen["errors"] == 0
-    assert seen["calls"] > 10
+    assert seen["calls"] >= 5
     assert seen["storm"] < 20
     assert seen["memory"] * 1024 / size.workers < KILOBYTES_PER_WORKER
     assert seen["again"] < 1.5 * seen["memory"] + 10

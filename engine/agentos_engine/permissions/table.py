@@ -25,6 +25,8 @@ GRANT_TIMEOUT = 5.0
 """Seconds that a connection waits for the grant of its worker: the operator may tell of it a moment later."""
 MAX_GRANTS = 50_000
 """Workers of one realm."""
+MAX_REVOKED = 1000
+"""Workers that are remembered to be gone."""
 
 
 class Grants:
@@ -34,6 +36,8 @@ class Grants:
         self._bus = bus
         self._store: RecordStore | None = None
         self._permissions: dict[str, Permissions] = {}
+        self._revoked: dict[str, None] = {}
+        """Uids of Workers that are gone, in that order; no uid comes twice."""
         self._arrivals: dict[str, _Arrival] = {}
         """By uid: the grants that connections wait for."""
         self._writing = asyncio.Lock()
@@ -88,8 +92,8 @@ class Grants:
         """Wait until a peer may connect; False when that does not come true in time."""
         if self.admits(peer):
             return True
-        if peer.uid in self._permissions:
-            return False  # leaving, or the pod is
+        if peer.uid in self._permissions or peer.uid in self._revoked:
+            return False  # leaving, or the pod is, or gone: a pod that ends is not to wait for nothing
         arrival = self._arrivals.setdefault(peer.uid, _Arrival())
         arrival.waiting += 1
         try:
@@ -127,9 +131,13 @@ class Grants:
             permissions = self._permissions.pop(uid, None)
             if permissions is not None:
                 self._revoke(permissions)
+                self._revoked[uid] = None
+        while len(self._revoked) > MAX_REVOKED:
+            del self._revoked[next(iter(self._revoked))]
         touched: list[Permissions] = []
         for uid, grant in given.items():
             permissions = self._permissions.get(uid)
+            self._revoked.pop(uid, None)
             if permissions is None:
                 self._permissions[uid] = Permissions(grant)
             elif permissions.grant != grant:
