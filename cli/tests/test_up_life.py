@@ -85,6 +85,8 @@ def test_what_a_worker_gives_up_goes_to_who_waits_only_when_it_serves_it_no_more
         until("the second serves it", lambda: running.fleet()["two"]["state"] == "Ready")
         caller.join()
         assert answers == ["first Ada"]
+        # Its route is a claim of its own: free once the first has had the time to register it again.
+        until("its route is served", lambda: running.serves("same"))
         assert running.hello("same") == "second Ada"
         assert "is not served" not in running.output
 

@@ -127,6 +127,10 @@ class Up:
         assert answer.status_code == 200, answer.text
         return json.loads(answer.text)["text"]
 
+    def serves(self, name: str) -> bool:
+        """Whether a worker's route is there."""
+        return httpx.post(f"{self.url}/{name}/hello", json={"name": "Ada"}, timeout=30).status_code != 404
+
     def in_flight(self) -> bool:
         """Whether a call is in progress."""
         calls = httpx.get(f"{self.console}/api/calls").json()["calls"]
