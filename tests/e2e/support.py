@@ -1,10 +1,17 @@
 """What the end-to-end tests share: small Workers, and waiting for what a user would see."""
 
+import functools
 import json
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from kubernetes import config
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import NotFoundError
+from kubernetes.dynamic.resource import Resource
 
 from tests.cluster import Cluster
 
@@ -63,16 +70,42 @@ def apply(cluster: Cluster, *objects: dict[str, Any], check: bool = True) -> sub
     return cluster.kubectl("apply", "-f", "-", input=text, check=check)
 
 
+@functools.cache
+def _api(kubeconfig: Path, _written: int) -> DynamicClient:
+    return DynamicClient(
+        config.new_client_from_config(str(kubeconfig)), cache_file=str(kubeconfig.parent / "discovery.json")
+    )
+
+
+@functools.cache
+def _resource(api: DynamicClient, name: str) -> Resource:
+    for by in ("name", "singular_name"):
+        found = api.resources.search(**{by: name})
+        if found:
+            return max(found, key=lambda each: (each.preferred, each.group == ""))
+    raise AssertionError(f"the cluster has no resource {name}")
+
+
+def _resource_of(cluster: Cluster, name: str) -> Resource:
+    """The resource that kubectl knows by this name, in the plural or the singular."""
+    return _resource(_api(cluster.kubeconfig, cluster.kubeconfig.stat().st_mtime_ns), name)
+
+
 def get(cluster: Cluster, kind: str, name: str, namespace: str = NAMESPACE) -> dict[str, Any]:
-    """One object; empty when it is not there."""
-    done = cluster.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
-    return json.loads(done.stdout) if done.stdout.strip() else {}
+    """One object; empty when it is not there. Tests ask again and again, and kubectl would cost a process each time."""
+    resource = _resource_of(cluster, kind)
+    try:
+        return resource.get(name=name, namespace=namespace if resource.namespaced else None).to_dict()
+    except NotFoundError:
+        return {}
 
 
 def listed(cluster: Cluster, kind: str, selector: str = "", namespace: str = NAMESPACE) -> list[dict[str, Any]]:
     """The objects of a kind."""
-    options = ["-l", selector] if selector else []
-    return json.loads(cluster.kubectl("get", kind, "-n", namespace, "-o", "json", *options).stdout)["items"]
+    resource = _resource_of(cluster, kind)
+    return resource.get(namespace=namespace if resource.namespaced else None, label_selector=selector).to_dict()[
+        "items"
+    ]
 
 
 def by_age(cluster: Cluster) -> list[str]:

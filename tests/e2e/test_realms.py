@@ -108,15 +108,18 @@ def test_an_engine_without_its_volume_says_where_to_look(realms: Cluster) -> Non
 def test_storage_is_a_volume_of_the_asked_size_that_retain_keeps(realms: Cluster) -> None:
     apply(realms, realm("side", engine={"storage": {"size": "1Gi"}}))
     wait_ready(realms, "side")
-    claim = get(realms, "pvc", "data-agentos-engine-0", "side")
+    claim = get(realms, "persistentvolumeclaim", "data-agentos-engine-0", "side")
     assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
     assert claim["status"]["phase"] == "Bound"
     realms.kubectl("delete", "realm", "side", "--timeout=60s", timeout=70)
     until("the engine is gone", lambda: not get(realms, "pod", "agentos-engine-0", "side"))
-    assert get(realms, "pvc", "data-agentos-engine-0", "side")["status"]["phase"] == "Bound"
+    assert get(realms, "persistentvolumeclaim", "data-agentos-engine-0", "side")["status"]["phase"] == "Bound"
     apply(realms, realm("side", engine={"storage": {"size": "1Gi"}}))
     wait_ready(realms, "side")
-    assert get(realms, "pvc", "data-agentos-engine-0", "side")["metadata"]["uid"] == claim["metadata"]["uid"]
+    assert (
+        get(realms, "persistentvolumeclaim", "data-agentos-engine-0", "side")["metadata"]["uid"]
+        == claim["metadata"]["uid"]
+    )
 
 
 def test_deletion_policy_delete_takes_the_namespace_along_and_retain_does_not(realms: Cluster) -> None:

@@ -8,6 +8,7 @@ and with the allocator as the command has it.
 import asyncio
 import gc
 import json
+import linecache
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ _OWN = ("agentos_engine", "picows", "asyncio", "_asyncio")
 
 def counts(engine: Engine) -> dict[str, int]:
     """What an engine has a number of: its own objects by type, all containers and their items, tasks, timers, files."""
+    linecache.clearcache()  # the sources of each traceback that was ever logged
     for _ in range(3):
         gc.collect()
     objects = gc.get_objects()

@@ -1,6 +1,7 @@
 """What is sent to one HTTP client, and how much of it the client has taken."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 import sys
@@ -91,7 +92,8 @@ class Output:
         """End the connection so that the client sees that the streamed response is not complete."""
         if self._framing is Framing.CLOSE:  # only a reset tells this from the end
             sock = self._transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with contextlib.suppress(OSError):  # the client may be gone already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
         else:
             self._transport.close()
