@@ -79,15 +79,16 @@ def _api(kubeconfig: Path, _written: int) -> DynamicClient:
 
 @functools.cache
 def _resource(api: DynamicClient, name: str) -> Resource:
+    plain, _, group = name.partition(".")
     for by in ("name", "singular_name"):
-        found = api.resources.search(**{by: name})
+        found = api.resources.search(**{by: plain} | ({"group": group} if group else {}))
         if found:
             return max(found, key=lambda each: (each.preferred, each.group == ""))
     raise AssertionError(f"the cluster has no resource {name}")
 
 
 def _resource_of(cluster: Cluster, name: str) -> Resource:
-    """The resource that kubectl knows by this name, in the plural or the singular."""
+    """The resource that kubectl knows by this name, in the plural or the singular, with or without its group."""
     return _resource(_api(cluster.kubeconfig, cluster.kubeconfig.stat().st_mtime_ns), name)
 
 
