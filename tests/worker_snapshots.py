@@ -8,6 +8,7 @@ from agentos_contracts.dependencies import Dependency
 from agentos_contracts.effective import effective
 from agentos_contracts.manifest import BUILT_IN_WORKERS, Manifest
 from agentos_contracts.patterns import Pattern
+from agentos_contracts.quota import Excess
 from agentos_contracts.worker import WorkerSpec
 from agentos_operator.bus import Connection
 from agentos_operator.plan.worker import EngineView, Obstacle, WorkerInput, WorkerPlan
@@ -17,6 +18,7 @@ STAMP, EARLIER = "2026-01-02T03:04:05Z", "2026-01-01T00:00:00Z"
 GATE = "agentos.dev/registered"
 LOGS = "look at its logs: kubectl logs -n team -l agentos.dev/worker-uid=w-uid"
 MANIFEST = {"iii": "v1", "name": "wasm", "version": "1.2.3"}
+NO_ROOM = (Excess("replicas", 3, 4, 2),)
 LINKED = EngineView("prod", linked=True, up_for=100, down_for=0)
 
 

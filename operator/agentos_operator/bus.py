@@ -142,6 +142,10 @@ class Link:
         """When the connections of a Worker's pod last changed (monotonic); when the link went up, if they have not since."""
         return self._touched.get((uid, pod_uid), self.since)
 
+    def quiet_for(self, uid: str, pod_uid: str) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self.touched(uid, pod_uid)
+
     @property
     def connected(self) -> int:
         """How many connections of workers there are."""

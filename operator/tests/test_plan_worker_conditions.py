@@ -7,7 +7,6 @@ import pytest
 from agentos_contracts import reasons
 from agentos_contracts.dependencies import Dependency
 from agentos_contracts.findings import error, warning
-from agentos_contracts.quota import Excess
 from agentos_operator.plan.handover import Handover
 from agentos_operator.plan.worker import EngineView, Obstacle, plan
 
@@ -17,6 +16,7 @@ from tests.worker_snapshots import (
     LINKED,
     LOGS,
     MEMORY,
+    NO_ROOM,
     OUTAGE,
     STAMP,
     STARTING,
@@ -35,7 +35,6 @@ from tests.worker_snapshots import (
     waiting,
 )
 
-NO_ROOM = (Excess("replicas", 3, 4, 2),)
 TABLE = [
     ("manifest without error", snapshot(), "ManifestValid", True, reasons.VALID, None),
     (

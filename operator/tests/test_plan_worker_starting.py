@@ -3,12 +3,12 @@
 import pytest
 from agentos_contracts.dependencies import Dependency
 from agentos_contracts.findings import error
-from agentos_contracts.quota import Excess
 from agentos_operator.bus import Connection
 from agentos_operator.plan.handover import Handover
 from agentos_operator.plan.worker import plan
 
 from tests.worker_snapshots import (
+    NO_ROOM,
     OUTAGE,
     clash,
     condition,
@@ -18,8 +18,6 @@ from tests.worker_snapshots import (
     pod,
     snapshot,
 )
-
-NO_ROOM = (Excess("replicas", 3, 4, 2),)
 
 NOT_STARTED = [
     ("a waiter", {"held": frozenset(), "clashes": [clash()]}),

@@ -147,10 +147,15 @@ def until_condition(cluster: Cluster, name: str, kind: str, status: str, reason:
     return seen[-1][2]
 
 
-def until_ready(cluster: Cluster, *names: str, timeout: float = 90.0) -> None:
+def until_realm_ready(cluster: Cluster, name: str) -> None:
+    """Waits until a Realm is Ready, as a user would."""
+    cluster.kubectl("wait", "--for=condition=Ready", f"realm/{name}", "--timeout=90s", timeout=100)
+
+
+def until_ready(cluster: Cluster, *names: str, namespace: str = NAMESPACE, timeout: float = 90.0) -> None:
     """Waits until Workers are Ready, as a user would."""
     cluster.kubectl(
-        "wait", "-n", NAMESPACE, "--for=condition=Ready", *(f"worker/{name}" for name in names), f"--timeout={timeout:.0f}s",
+        "wait", "-n", namespace, "--for=condition=Ready", *(f"worker/{name}" for name in names), f"--timeout={timeout:.0f}s",
         timeout=timeout + 10,
     )  # fmt: skip
 

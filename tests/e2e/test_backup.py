@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster
-from tests.e2e.support import apply, realm, until, worker
+from tests.e2e.support import apply, realm, until, until_ready, until_realm_ready, worker
 from tests.e2e.test_cli_realm import agentos, environment
 
 pytestmark = pytest.mark.cluster
@@ -21,21 +21,15 @@ def kept(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster with a realm ``kept`` that has a volume, and a Worker there."""
     apply(cluster, realm("kept", engine={"storage": {"size": "1Gi"}}, deletionPolicy="Delete"))
     try:
-        cluster.kubectl("wait", "--for=condition=Ready", "realm/kept", "--timeout=90s", timeout=100)
+        until_realm_ready(cluster, "kept")
         lodger = worker("lodger", "lodger::one")
         lodger["metadata"]["namespace"] = "kept"
         apply(cluster, lodger)
-        until_ready(cluster)
+        until_ready(cluster, "lodger", namespace="kept")
         yield cluster
     finally:
         cluster.kubectl("delete", "realm", "kept", "--timeout=90s", timeout=100)
         cluster.kubectl("delete", "namespace", "kept", "--ignore-not-found", "--timeout=90s", timeout=100)
-
-
-def until_ready(cluster: Cluster) -> None:
-    cluster.kubectl(
-        "wait", "-n", "kept", "--for=condition=Ready", "worker/lodger", "--timeout=90s", timeout=100
-    )  # fmt: skip
 
 
 def shell(cluster: Cluster, line: str) -> str:
@@ -58,7 +52,7 @@ def test_a_backup_through_kubectl_comes_back_at_the_engines_next_start(kept: Clu
     shell(kept, f"kubectl exec -i -n kept {ENGINE} -- {restore} < {file}")
     assert value() == {"n": 2}
     kept.kubectl("delete", "pod", "-n", "kept", ENGINE, "--timeout=60s", timeout=70)
-    kept.kubectl("wait", "--for=condition=Ready", "realm/kept", "--timeout=90s", timeout=100)
+    until_realm_ready(kept, "kept")
     kept.kubectl("wait", "-n", "kept", "--for=condition=Ready", f"pod/{ENGINE}", "--timeout=90s", timeout=100)
     assert value() == {"n": 1}
     # It is Ready all through an outage shorter than the grace, so that says nothing of whether it is back.

@@ -6,8 +6,7 @@ import pytest
 
 from tests import demo
 from tests.cluster import Cluster
-from tests.e2e.support import apply, condition, get, listed, until, worker
-from tests.e2e.test_realms import realm, wait_ready
+from tests.e2e.support import apply, condition, get, listed, realm, until, until_realm_ready, worker
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -33,7 +32,7 @@ def reinstall(cluster: Cluster) -> None:
     rollout = ("rollout", "status", "-n", demo.NAMESPACE, "deployment/agentos-operator", "--timeout=120s")
     cluster.kubectl(*rollout, timeout=130)
     until("the default Realm", lambda: get(cluster, "realm", "default", ""))
-    wait_ready(cluster, "default")
+    until_realm_ready(cluster, "default")
 
 
 def scale_operator(cluster: Cluster, replicas: int) -> None:
@@ -56,7 +55,7 @@ def made_for_workers(cluster: Cluster, namespace: str) -> list[str]:
 
 def test_what_is_deleted_after_the_operator_goes_all_the_same(side: Cluster) -> None:
     apply(side, realm(SIDE))
-    wait_ready(side, SIDE)
+    until_realm_ready(side, SIDE)
     apply(side, in_side(worker("left", "left::one")))
     side.kubectl("wait", "-n", SIDE, "--for=condition=Ready", "worker/left", "--timeout=90s", timeout=100)
     side.helm("uninstall", "agentos", "--namespace", demo.NAMESPACE, "--wait")
@@ -74,7 +73,7 @@ def test_what_is_deleted_after_the_operator_goes_all_the_same(side: Cluster) -> 
 @pytest.mark.parametrize("order", [KINDS, tuple(reversed(KINDS))], ids=["Workers first", "Workers last"])
 def test_what_a_backup_brings_back_with_other_uids_works_again(side: Cluster, order: tuple[str, ...]) -> None:
     apply(side, realm(SIDE))
-    wait_ready(side, SIDE)
+    until_realm_ready(side, SIDE)
     apply(side, in_side(worker("saved", "saved::one")), in_side(worker("waits", "saved::one", replicas=0)))
     side.kubectl("wait", "-n", SIDE, "--for=condition=Ready", "worker/saved", "--timeout=90s", timeout=100)
     kept: dict[str, list[dict]] = {}

@@ -10,7 +10,18 @@ import pytest
 from tests import demo
 from tests.cluster import Cluster
 from tests.e2e.audit import requests
-from tests.e2e.support import NAMESPACE, apply, can, condition, get, realm, until, until_ready, worker
+from tests.e2e.support import (
+    NAMESPACE,
+    apply,
+    can,
+    condition,
+    get,
+    realm,
+    until,
+    until_ready,
+    until_realm_ready,
+    worker,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -76,7 +87,7 @@ def test_it_serves_its_namespaces_and_touches_nothing_of_others(walled: Cluster,
         worker("resident", "resident::one"),
         in_namespace(WATCHED, worker("resident", "resident::one", replicas=2)),
     )
-    walled.kubectl("wait", "--for=condition=Ready", f"realm/{WATCHED}", "--timeout=90s", timeout=100)
+    until_realm_ready(walled, WATCHED)
     until_ready(walled, "resident")
     walled.kubectl("wait", "-n", WATCHED, "--for=condition=Ready", "worker/resident", "--timeout=90s", timeout=100)
     for policy in ("agentos-engine", "agentos-workers"):
@@ -93,7 +104,7 @@ def test_it_serves_its_namespaces_and_touches_nothing_of_others(walled: Cluster,
 
 def test_a_namespace_that_went_is_told_and_served_again_after_an_upgrade(walled: Cluster, cluster: Cluster) -> None:
     apply(walled, realm(WATCHED))
-    walled.kubectl("wait", "--for=condition=Ready", f"realm/{WATCHED}", "--timeout=90s", timeout=100)
+    until_realm_ready(walled, WATCHED)
     walled.kubectl("delete", "namespace", WATCHED, "--timeout=90s", timeout=100)
 
     def told() -> bool:

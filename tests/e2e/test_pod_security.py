@@ -6,7 +6,7 @@ import pytest
 
 from tests import demo
 from tests.cluster import Cluster
-from tests.e2e.support import apply, listed, realm, worker
+from tests.e2e.support import apply, listed, realm, until_realm_ready, worker
 
 pytestmark = pytest.mark.cluster
 
@@ -36,5 +36,5 @@ def test_operator_engine_and_workers_run_where_restricted_is_enforced(strict: Cl
     body["metadata"]["namespace"] = STRICT
     apply(strict, body)
     strict.kubectl("wait", "-n", STRICT, "--for=condition=Ready", "worker/modest", "--timeout=120s", timeout=130)
-    strict.kubectl("wait", "--for=condition=Ready", f"realm/{STRICT}", "--timeout=90s", timeout=100)
+    until_realm_ready(strict, STRICT)
     assert len(listed(strict, "pods", namespace=STRICT)) == 3

@@ -7,8 +7,7 @@ import pytest
 
 from tests import demo
 from tests.cluster import Cluster
-from tests.e2e.support import IMAGE, apply, condition, get, listed, until, worker
-from tests.e2e.test_realms import realm, wait_ready
+from tests.e2e.support import IMAGE, apply, condition, get, listed, realm, until, until_realm_ready, worker
 
 pytestmark = pytest.mark.cluster
 
@@ -36,7 +35,7 @@ def ending(cluster: Cluster) -> Iterator[Cluster]:
     slow["metadata"]["namespace"] = NAME
     try:
         apply(cluster, realm(NAME, http={"auth": "none"}))
-        wait_ready(cluster, NAME)
+        until_realm_ready(cluster, NAME)
         apply(cluster, slow)
         cluster.kubectl("wait", "-n", NAME, "--for=condition=Ready", "worker/slow", "--timeout=90s", timeout=100)
         yield cluster
@@ -75,5 +74,5 @@ def test_a_call_in_progress_is_answered_and_the_workers_follow_the_engine(ending
         ),
     )
     apply(ending, realm(NAME))
-    wait_ready(ending, NAME)
+    until_realm_ready(ending, NAME)
     ending.kubectl("wait", "-n", NAME, "--for=condition=Ready", "worker/slow", "--timeout=90s", timeout=100)

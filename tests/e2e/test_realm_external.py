@@ -7,7 +7,7 @@ import pytest
 
 from tests import demo
 from tests.cluster import Cluster
-from tests.e2e.support import IMAGE, apply, condition, get, listed, until, worker
+from tests.e2e.support import IMAGE, apply, condition, get, listed, until, until_realm_ready, worker
 
 pytestmark = pytest.mark.cluster
 
@@ -61,7 +61,7 @@ def realm(installed: Cluster) -> Iterator[Cluster]:
     try:
         apply(installed, *engine())
         apply(installed, resource)
-        installed.kubectl("wait", "--for=condition=Ready", f"realm/{REALM}", "--timeout=90s", timeout=100)
+        until_realm_ready(installed, REALM)
         yield installed
     finally:
         installed.kubectl("delete", "realm", REALM, "--ignore-not-found", "--timeout=60s", timeout=70)
@@ -115,7 +115,7 @@ def test_a_pod_that_loses_its_connection_is_not_ready_after_the_grace_and_a_new_
     )
     assert time.monotonic() - went > 5
     realm.kubectl("scale", "-n", THEIRS, "deployment/engine", "--replicas=1")
-    realm.kubectl("wait", "--for=condition=Ready", f"realm/{REALM}", "--timeout=90s", timeout=100)
+    until_realm_ready(realm, REALM)
     until(
         "the Worker answers again",
         lambda: (

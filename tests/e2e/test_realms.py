@@ -5,14 +5,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import Cluster
-from tests.e2e.support import apply, condition, get, until, until_condition, worker
+from tests.e2e.support import (
+    apply,
+    condition,
+    get,
+    realm,
+    until,
+    until_condition,
+    until_ready,
+    until_realm_ready,
+    worker,
+)
 
 pytestmark = pytest.mark.cluster
-
-
-def realm(name: str, **spec: object) -> dict:
-    body = {"namespace": name} | spec
-    return {"apiVersion": "agentos.dev/v1alpha1", "kind": "Realm", "metadata": {"name": name}, "spec": body}
 
 
 @pytest.fixture
@@ -22,17 +27,13 @@ def realms(cluster: Cluster) -> Iterator[Cluster]:
         cluster.kubectl("delete", kind, name, "--ignore-not-found", "--timeout=90s", timeout=100)
 
 
-def wait_ready(cluster: Cluster, name: str) -> None:
-    cluster.kubectl("wait", "--for=condition=Ready", f"realm/{name}", "--timeout=90s", timeout=100)
-
-
 def test_a_realm_makes_its_namespace_and_engine_and_runs_workers_there(realms: Cluster) -> None:
     apply(realms, realm("side"))
-    wait_ready(realms, "side")
+    until_realm_ready(realms, "side")
     there = worker("lodger", "lodger::one")
     there["metadata"]["namespace"] = "side"
     apply(realms, there)
-    realms.kubectl("wait", "-n", "side", "--for=condition=Ready", "worker/lodger", "--timeout=90s", timeout=100)
+    until_ready(realms, "lodger", namespace="side")
     until("the realm counts it", lambda: get(realms, "realm", "side", "")["status"]["readyWorkers"] == 1)
 
 
@@ -41,11 +42,11 @@ def test_a_namespace_that_is_there_is_adopted_with_its_labels_and_outlives_the_r
     realms.kubectl("create", "namespace", "side")
     realms.kubectl("label", "namespace", "side", f"{enforced}=restricted", "team=side")
     apply(realms, realm("side", deletionPolicy="Delete", engine={"storage": {"size": "1Gi"}}))
-    wait_ready(realms, "side")
+    until_realm_ready(realms, "side")
     lodger = worker("lodger", "lodger::one")
     lodger["metadata"]["namespace"] = "side"
     apply(realms, lodger)
-    realms.kubectl("wait", "-n", "side", "--for=condition=Ready", "worker/lodger", "--timeout=90s", timeout=100)
+    until_ready(realms, "lodger", namespace="side")
     labels = get(realms, "namespace", "side", "")["metadata"]["labels"]
     assert {enforced: "restricted", "team": "side", "agentos.dev/realm": "side"}.items() <= labels.items()
     realms.kubectl("delete", "realm", "side", "--timeout=60s", timeout=70)
@@ -56,7 +57,7 @@ def test_a_namespace_that_is_there_is_adopted_with_its_labels_and_outlives_the_r
 
 def test_the_same_functions_may_be_owned_in_each_realm(realms: Cluster) -> None:
     apply(realms, realm("side"))
-    wait_ready(realms, "side")
+    until_realm_ready(realms, "side")
     here, there = worker("twin", "twin::one"), worker("twin", "twin::one")
     there["metadata"]["namespace"] = "side"
     apply(realms, here, there)
@@ -107,7 +108,7 @@ def test_an_engine_without_its_volume_says_where_to_look(realms: Cluster) -> Non
 
 def test_storage_is_a_volume_of_the_asked_size_that_retain_keeps(realms: Cluster) -> None:
     apply(realms, realm("side", engine={"storage": {"size": "1Gi"}}))
-    wait_ready(realms, "side")
+    until_realm_ready(realms, "side")
     claim = get(realms, "persistentvolumeclaim", "data-agentos-engine-0", "side")
     assert claim["spec"]["resources"]["requests"]["storage"] == "1Gi"
     assert claim["status"]["phase"] == "Bound"
@@ -115,7 +116,7 @@ def test_storage_is_a_volume_of_the_asked_size_that_retain_keeps(realms: Cluster
     until("the engine is gone", lambda: not get(realms, "pod", "agentos-engine-0", "side"))
     assert get(realms, "persistentvolumeclaim", "data-agentos-engine-0", "side")["status"]["phase"] == "Bound"
     apply(realms, realm("side", engine={"storage": {"size": "1Gi"}}))
-    wait_ready(realms, "side")
+    until_realm_ready(realms, "side")
     assert (
         get(realms, "persistentvolumeclaim", "data-agentos-engine-0", "side")["metadata"]["uid"]
         == claim["metadata"]["uid"]
@@ -124,13 +125,13 @@ def test_storage_is_a_volume_of_the_asked_size_that_retain_keeps(realms: Cluster
 
 def test_deletion_policy_delete_takes_the_namespace_along_and_retain_does_not(realms: Cluster) -> None:
     apply(realms, realm("side"))
-    wait_ready(realms, "side")
+    until_realm_ready(realms, "side")
     realms.kubectl("delete", "realm", "side", "--timeout=60s", timeout=70)
     until("the engine is gone", lambda: not get(realms, "statefulset", "agentos-engine", "side"))
     assert get(realms, "namespace", "side", "")
     realms.kubectl("delete", "namespace", "side", "--timeout=90s", timeout=100)
     apply(realms, realm("side", deletionPolicy="Delete"))
-    wait_ready(realms, "side")
+    until_realm_ready(realms, "side")
     realms.kubectl("delete", "realm", "side", "--timeout=60s", timeout=70)
     until("the namespace is gone", lambda: not get(realms, "namespace", "side", ""), 120)
 
@@ -152,7 +153,7 @@ def test_the_engine_coming_back_changes_no_worker(realms: Cluster) -> None:
     apply(realms, worker("patient", "patient::one"))
     until_condition(realms, "patient", "Ready", "True", "Ready", 90)
     realms.kubectl("delete", "pod", "-n", "default", "agentos-engine-0", "--wait=true", timeout=90)
-    wait_ready(realms, "default")
+    until_realm_ready(realms, "default")
     until("its function is back", lambda: get(realms, "realm", "default", "")["status"]["engine"]["connections"] >= 1)
     pod = until("its pod", lambda: get(realms, "worker", "patient")["status"]["registeredPods"] == 1)
     assert pod

@@ -13,7 +13,18 @@ import pytest
 from tests import demo
 from tests.cluster import Cluster
 from tests.e2e.audit import OPERATOR, Request, requests
-from tests.e2e.support import NAMESPACE, apply, can, condition, get, realm, until, until_ready, worker
+from tests.e2e.support import (
+    NAMESPACE,
+    apply,
+    can,
+    condition,
+    get,
+    realm,
+    until,
+    until_ready,
+    until_realm_ready,
+    worker,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -131,7 +142,7 @@ def a_workers_life(cluster: Cluster) -> None:
 def a_realms_life(cluster: Cluster, name: str) -> None:
     storage = {"storage": {"size": "1Gi"}}
     apply(cluster, realm(name, engine=storage))
-    cluster.kubectl("wait", "--for=condition=Ready", f"realm/{name}", "--timeout=90s", timeout=100)
+    until_realm_ready(cluster, name)
     edges_come_change_and_go(cluster, name, storage)
     apply(cluster, realm(name, engine=storage, http={"auth": "none"}, deletionPolicy="Delete"))
     uid = get(cluster, "realm", name, "")["metadata"]["uid"]
@@ -187,7 +198,7 @@ def what_others_changed_is_put_right(cluster: Cluster) -> None:
         cluster.kubectl("patch", kind, name, "-n", NAMESPACE, "--type=merge", "-p", json.dumps(patch))
     restart_operator(cluster)
     until("the default Realm is made again", lambda: get(cluster, "realm", "default", ""))
-    cluster.kubectl("wait", "--for=condition=Ready", "realm/default", "--timeout=90s", timeout=100)
+    until_realm_ready(cluster, "default")
     assert get(cluster, "realm", "default", "")["metadata"]["uid"] != default["metadata"]["uid"]
     until_ready(cluster, "kept")
     service = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": "admin"}]

@@ -27,6 +27,7 @@ from tests.e2e.support import (
     until,
     until_condition,
     until_ready,
+    until_realm_ready,
     worker,
 )
 
@@ -44,7 +45,7 @@ def of_the_neighbour(kind: str, **more: Any) -> dict[str, Any]:
 def neighbour(installed: Cluster) -> Iterator[Cluster]:
     """Another Realm, with a Worker that owns target::*, and what a Worker could name, all of it called theirs."""
     apply(installed, realm(NEIGHBOUR, deletionPolicy="Delete"))
-    installed.kubectl("wait", "--for=condition=Ready", f"realm/{NEIGHBOUR}", "--timeout=90s", timeout=100)
+    until_realm_ready(installed, NEIGHBOUR)
     target = worker("target", "target::one")
     target["metadata"]["namespace"] = NEIGHBOUR
     apply(

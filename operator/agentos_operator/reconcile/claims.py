@@ -1,6 +1,5 @@
 """One pass over all function claims of a namespace, and over the grants that follow from them."""
 
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -60,8 +59,8 @@ async def _decide(context: Context, namespace: str, realm: dict) -> set[Key]:
         await _write(context, namespace, plan)
     finally:
         # What cannot be recorded holds up neither what else changed in spec.calls nor who leaves.
-        presence = _presence(context, namespace, realm)
-        recorded = cache.all(CLAIM, namespace)
+        if plan.writes:
+            presence, recorded = _presence(context, namespace, realm), cache.all(CLAIM, namespace)
         table.want(grants.plan(grants.GrantsInput(namespace, workers, recorded, presence.lingers, table.wanted)))
     if plan.look_again_after is not None:
         context.queue.add(Key(CLAIMS, namespace, ""), plan.look_again_after)
@@ -89,25 +88,25 @@ def _told(context: Context, namespace: str) -> tuple[Mapping[str, object], ...]:
 
 def _presence(context: Context, namespace: str, realm: Object) -> Presence:
     """What pods, Deployments and the engine tell at this moment."""
-    cache, link, now = context.cache, context.links.get(realm["metadata"]["name"]), time.monotonic()
-    connections = link.by_uid() if link is not None else {}
+    link = context.links.get(realm["metadata"]["name"])
     deployed = {
         ref["uid"]
-        for deployment in cache.all(DEPLOYMENT, namespace)
+        for deployment in context.cache.all(DEPLOYMENT, namespace)
         for ref in deployment["metadata"].get("ownerReferences", ())
         if ref.get("controller")
     }
+    connections = {} if link is None else link.by_uid()
+    quiet_for = (
+        {}
+        if link is None
+        else {(uid, one.pod_uid): link.quiet_for(uid, one.pod_uid) for uid in connections for one in connections[uid]}
+    )
     return Presence(
         link is not None and link.up,
         link is not None and link.enforces,
         connections,
-        {
-            (uid, each.pod_uid): now - link.touched(uid, each.pod_uid)
-            for uid, listed in connections.items()
-            for each in listed
-            if link is not None
-        },
-        cache.workers_pods(namespace),
+        quiet_for,
+        context.cache.workers_pods(namespace),
         deployed | context.starting,
         context.settings.engine_grace,
     )

@@ -214,9 +214,7 @@ class WorkerReconciler:
             deployment=deployment,
             pods=pods,
             connections=connections,
-            quiet_for={
-                pod["metadata"]["uid"]: time.monotonic() - link.touched(uid, pod["metadata"]["uid"]) for pod in pods
-            }
+            quiet_for={pod["metadata"]["uid"]: link.quiet_for(uid, pod["metadata"]["uid"]) for pod in pods}
             if link is not None
             else {},
             recommended=context.autoscaler.recommended(uid),
